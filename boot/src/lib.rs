@@ -1,0 +1,1 @@
+//! Host: a kernel ELF becomes a UEFI disk image.

@@ -1,0 +1,22 @@
+//! Names of the fw_cfg files by which the launcher hands options and the program to the kernel.
+//!
+//! All are optional but [`MODE`]. Numbers are decimal ASCII.
+
+/// What to do: `run` (a program) or `test` (the guest tests).
+pub const MODE: &str = "opt/tessera/mode";
+/// The program's ELF file.
+pub const PROGRAM: &str = "opt/tessera/program";
+/// Its arguments from `argv[0]` on, each ended by a NUL byte.
+pub const ARGS: &str = "opt/tessera/args";
+/// Its environment (`NAME=value`), each ended by a NUL byte.
+pub const ENV: &str = "opt/tessera/env";
+/// Log level on the console: `off`, `error`, `warn`, `info`, `debug` or `trace`.
+pub const LOG: &str = "opt/tessera/log";
+/// `1`: send [`crate::wire::Kind::Stats`] when the program has ended.
+pub const STATS: &str = "opt/tessera/stats";
+/// Names of guest tests to run, each ended by a NUL byte; absent: all that do not panic.
+pub const TESTS: &str = "opt/tessera/tests";
+/// Names of faults to plant on purpose, each ended by a NUL byte (`leak-frame`, ...): the checks must catch them.
+pub const PLANT: &str = "opt/tessera/plant";
+/// 32 bytes that seed the kernel's random numbers; absent: the CPU's time stamp.
+pub const SEED: &str = "opt/tessera/seed";

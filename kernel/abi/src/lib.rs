@@ -1,0 +1,36 @@
+//! Numbers and layouts that the kernel shares with programs and with the host's tools. No dependencies, no code that runs.
+//!
+//! | module | what it names | shared with |
+//! |---|---|---|
+//! | [`errno`] | error numbers | programs |
+//! | [`nr`] | system-call numbers | programs |
+//! | [`flags`] | bits of memory calls, `clone`, futexes | programs |
+//! | [`counter`] | the counters that every report shows | host tools |
+//! | [`wire`] | frames on the stream port | host tools |
+//! | [`fw_cfg`] | names of the files that the launcher hands to the kernel | host tools |
+//! | [`exit`] | values written to the debug-exit port | host tools |
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod counter;
+pub mod errno;
+pub mod exit;
+pub mod flags;
+pub mod fw_cfg;
+pub mod nr;
+pub mod wire;
+
+pub use counter::Counter;
+pub use errno::Errno;
+
+/// Size of a page and of a page frame, in bytes.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// One past the highest address that a program may map: Linux's `TASK_SIZE` with 4-level paging.
+pub const USER_END: u64 = 0x7fff_ffff_f000;
+
+/// Lowest address that an unprivileged program may map: Linux's default `vm.mmap_min_addr`.
+pub const MMAP_MIN_ADDR: u64 = 0x1_0000;
+
+/// Most CPUs that the kernel runs on: one machine word of CPU mask.
+pub const MAX_CPUS: usize = 64;

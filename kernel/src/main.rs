@@ -1,0 +1,7 @@
+//! The kernel's entry.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("this is the host's shell of the kernel: boot the real one with `cargo run` in the workspace root");
+    std::process::exit(2);
+}

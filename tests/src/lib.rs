@@ -1,0 +1,1 @@
+//! Host: the harness that boots the kernel and judges what it does.
