@@ -1,1 +1,52 @@
+//! Everything the kernel waits with: locks, wait queues, RCU, VMA locks, update transactions, futexes.
+//!
+//! | module | what it is | who uses it |
+//! |---|---|---|
+//! | [`platform`] | what the machine must offer | everyone, as `P: Platform` |
+//! | [`primitive`] | atomics: `core`'s, or loom's in models | this crate and `mm` |
+//! | [`alloc`] | allocation that can fail | everyone who allocates |
+//! | [`spin`] | the spin lock, interrupts off while held | everyone |
+//! | [`wait`] | the wait queue: sleep until a condition holds | everyone who sleeps |
+//! | [`fair`] | the first-in-first-out reader-writer lock that sleeps | `txn`, long operations |
+//! | [`rcu`] | grace periods: when is a pointer that was unlinked no longer held? | tree nodes, VMAs, page tables |
+//! | [`counters`] | per-CPU event counts | everyone |
+//! | [`vma_lock`] | the read side of VMAs: slots, marks, sequence cells | `mm`'s fault path |
+//! | [`txn`] | the write side: mark, settle, publish, end | `mm`'s memory calls |
+//! | [`futex`] | sleeping on a user address | `linux` |
+//! | `testing` | a [`Platform`] made of host threads (feature `testing`) | tests |
+//!
+//! No statics, no assembly, no printing: what the machine must do comes through [`Platform`].
+//!
+//! Lock order: [`fair::FairRwLock`] of an address space, then the spin locks, which are leaves (only
+//! [`futex::FutexTable`] holds two of one kind, lower bucket first). No spin lock is held over a sleep.
 #![no_std]
+
+extern crate alloc as core_alloc;
+#[cfg(feature = "testing")]
+extern crate std;
+
+pub mod alloc;
+pub mod counters;
+pub mod fair;
+pub mod futex;
+mod list;
+pub mod platform;
+pub mod primitive;
+pub mod rcu;
+pub mod spin;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod txn;
+pub mod vma_lock;
+pub mod wait;
+
+pub use alloc::{AllocError, Arc};
+pub use counters::Counters;
+pub use fair::FairRwLock;
+pub use futex::{FutexKey, FutexTable};
+pub use platform::*;
+pub use rcu::{Rcu, RcuGuard, RcuHead};
+pub use spin::{InterruptGuard, SpinLock, spin_lock};
+pub use txn::{Abort, Settled, Txn, UpdateLock, update};
+pub use vma_lock::{Cells, FaultSection, Mark, ReadRefused, Slots, VmaLock, VmaLocks};
+pub use wait::{Interruptible, WaitQueue, Waited};

@@ -1,0 +1,162 @@
+//! The façade over atomics: `core`'s in normal builds, loom's under `--cfg loom`.
+//!
+//! The only module of the portable kernel that knows which build it is in. Everyone else writes `crate::primitive::…`,
+//! so the code that loom explores is the code that ships.
+//!
+//! Three things differ between the builds, and each has its name here:
+//! - loom's constructors are not `const`: [`const_unless_loom!`], [`array_of!`] and [`constant!`].
+//! - tables must be small for an exhaustive search: [`MAX_CPUS`], [`CELLS`], [`FUTEX_BUCKETS`].
+//! - every ordering has a name, by which a loom run can weaken it ([`weaken`], [`fence_named`]) or break a step
+//!   ([`mutant`]), and must then fail. `tests/mutants.list` says which run fails with which name.
+
+#[cfg(not(loom))]
+mod real {
+    pub use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+    /// As [`core::cell::UnsafeCell`], with loom's closures for access.
+    #[derive(Debug, Default)]
+    #[repr(transparent)]
+    pub struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        /// A cell that holds `value`.
+        pub const fn new(value: T) -> Self {
+            UnsafeCell(core::cell::UnsafeCell::new(value))
+        }
+
+        /// Calls `f` with a pointer for reading. Whoever dereferences it proves that nobody writes meanwhile.
+        #[inline(always)]
+        pub fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+            f(self.0.get())
+        }
+
+        /// Calls `f` with a pointer for writing. Whoever dereferences it proves that nobody else reads or writes.
+        #[inline(always)]
+        pub fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+            f(self.0.get())
+        }
+    }
+
+    /// Most CPUs.
+    pub const MAX_CPUS: usize = abi::MAX_CPUS;
+    /// Sequence cells, hence running transactions at one time.
+    pub const CELLS: usize = 256;
+    /// Buckets of the futex table.
+    pub const FUTEX_BUCKETS: usize = 256;
+
+    /// The ordering itself; `name` is what a model run calls it.
+    #[inline(always)]
+    pub const fn weaken(name: &'static str, ordering: Ordering) -> Ordering {
+        let _ = name;
+        ordering
+    }
+
+    /// `fence(SeqCst)`; `name` is what a model run calls it.
+    #[inline(always)]
+    pub fn fence_named(name: &'static str) {
+        let _ = name;
+        core::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    /// False: whether a model run asked for the mistake called `name`.
+    #[inline(always)]
+    pub const fn mutant(name: &'static str) -> bool {
+        let _ = name;
+        false
+    }
+
+    /// A plain store, in a build whose memory model knows that a later store of one thread hides an earlier
+    /// compare-and-swap of another (slot protocol, 8.1).
+    #[inline(always)]
+    pub fn store_over_rmw(word: &AtomicU64, value: u64, ordering: Ordering) {
+        word.store(value, ordering);
+    }
+}
+
+#[cfg(loom)]
+mod model {
+    extern crate std;
+
+    pub use loom::cell::UnsafeCell;
+    pub use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+    /// Most CPUs in a model.
+    pub const MAX_CPUS: usize = 3;
+    /// Sequence cells in a model.
+    pub const CELLS: usize = 2;
+    /// Buckets of the futex table in a model.
+    pub const FUTEX_BUCKETS: usize = 2;
+
+    /// Whether this run asked for the mistake called `name`. The environment is read once per process.
+    pub fn mutant(name: &'static str) -> bool {
+        static CHOSEN: std::sync::OnceLock<std::option::Option<std::string::String>> = std::sync::OnceLock::new();
+        CHOSEN.get_or_init(|| std::env::var("TESSERA_MUTANT").ok()).as_deref() == Some(name)
+    }
+
+    /// `ordering`, or `Relaxed` if this run asked for it by `name`.
+    pub fn weaken(name: &'static str, ordering: Ordering) -> Ordering {
+        if mutant(name) { Ordering::Relaxed } else { ordering }
+    }
+
+    /// `fence(SeqCst)`, or nothing if this run asked for it by `name`.
+    pub fn fence_named(name: &'static str) {
+        if !mutant(name) {
+            loom::sync::atomic::fence(Ordering::SeqCst);
+        }
+    }
+
+    /// A swap: loom lets a thread whose plain store raced with a compare-and-swap read the older value back.
+    pub fn store_over_rmw(word: &AtomicU64, value: u64, ordering: Ordering) {
+        word.swap(value, ordering);
+    }
+}
+
+#[cfg(loom)]
+pub use model::*;
+#[cfg(not(loom))]
+pub use real::*;
+
+/// A `const fn` in normal builds, a plain one under loom.
+#[cfg(not(loom))]
+macro_rules! const_unless_loom {
+    ($(#[$meta:meta])* $vis:vis fn $($rest:tt)*) => { $(#[$meta])* $vis const fn $($rest)* };
+}
+#[cfg(loom)]
+macro_rules! const_unless_loom {
+    ($(#[$meta:meta])* $vis:vis fn $($rest:tt)*) => { $(#[$meta])* $vis fn $($rest)* };
+}
+
+/// An array whose every element is its own evaluation of the expression.
+#[cfg(not(loom))]
+macro_rules! array_of {
+    ($value:expr; $len:expr) => {
+        [const { $value }; $len]
+    };
+}
+#[cfg(loom)]
+macro_rules! array_of {
+    ($value:expr; $len:expr) => {
+        core::array::from_fn::<_, { $len }, _>(|_| $value)
+    };
+}
+
+/// The initial value of an associated constant that `lock_api` wants and nobody may use under loom.
+#[cfg(not(loom))]
+macro_rules! constant {
+    ($value:expr) => {
+        $value
+    };
+}
+#[cfg(loom)]
+macro_rules! constant {
+    ($value:expr) => {
+        panic!("loom has no constants; use the function that makes the lock")
+    };
+}
+
+pub(crate) use {array_of, const_unless_loom, constant};
+
+/// Alone on two cache lines, because processors fetch them in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Padded<T>(pub T);

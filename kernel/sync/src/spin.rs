@@ -1,0 +1,142 @@
+//! The spin lock: short, leaf, interrupts off while held.
+//!
+//! Guarantees mutual exclusion between CPUs, and between a thread and the interrupt handlers of its CPU. A waiter spins
+//! with interrupts off through [`Platform::relax`], which serves TLB flush requests, so no two CPUs wait for each
+//! other's acknowledgement (slot protocol, rule 6). A holder never sleeps and never waits for another CPU.
+//!
+//! Locks are released in the reverse order of taking: the outermost one remembers whether interrupts were on.
+
+use core::marker::PhantomData;
+
+use lock_api::{GuardNoSend, RawMutex};
+
+use crate::primitive::{AtomicBool, Ordering, UnsafeCell, const_unless_loom, constant, weaken};
+use crate::{InterruptState, Platform};
+
+/// The lock word and the holder's interrupt state.
+pub struct RawSpin<P: Platform> {
+    locked: AtomicBool,
+    /// What interrupts were before the holder turned them off. Protected by `locked`.
+    saved: UnsafeCell<InterruptState>,
+    platform: PhantomData<fn() -> P>,
+}
+
+// SAFETY: `saved` is touched by the holder of `locked` only.
+unsafe impl<P: Platform> Sync for RawSpin<P> {}
+
+impl<P: Platform> RawSpin<P> {
+    const_unless_loom! {
+        /// An open lock.
+        pub fn new() -> Self {
+            RawSpin {
+                locked: AtomicBool::new(false),
+                saved: UnsafeCell::new(InterruptState::Off),
+                platform: PhantomData,
+            }
+        }
+    }
+
+    /// One attempt. Acquire pairs with the last holder's Release in `unlock`.
+    #[inline(always)]
+    fn take(&self) -> bool {
+        self.locked
+            .compare_exchange(false, true, weaken("spin-lock-acquire", Ordering::Acquire), Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Remembers, as the holder, what interrupts were.
+    #[inline(always)]
+    fn remember(&self, state: InterruptState) {
+        // SAFETY: the caller holds the lock.
+        self.saved.with_mut(|saved| unsafe { *saved = state });
+    }
+}
+
+impl<P: Platform> Default for RawSpin<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// SAFETY: `locked` goes from false to true by compare-and-swap only, and back by its holder only.
+unsafe impl<P: Platform> RawMutex for RawSpin<P> {
+    const INIT: Self = constant!(RawSpin::new());
+
+    type GuardMarker = GuardNoSend;
+
+    #[inline]
+    fn lock(&self) {
+        let state = P::interrupts_disable();
+        while !self.take() {
+            // Wait by loads: they leave the line with its holder.
+            while self.locked.load(Ordering::Relaxed) {
+                P::relax();
+            }
+        }
+        self.remember(state);
+    }
+
+    #[inline]
+    fn try_lock(&self) -> bool {
+        let state = P::interrupts_disable();
+        if self.take() {
+            self.remember(state);
+            return true;
+        }
+        P::interrupts_restore(state);
+        false
+    }
+
+    #[inline]
+    unsafe fn unlock(&self) {
+        // SAFETY: the caller holds the lock.
+        let state = self.saved.with(|saved| unsafe { *saved });
+        // Release: the critical section comes before the next holder's.
+        self.locked.store(false, weaken("spin-unlock-release", Ordering::Release));
+        P::interrupts_restore(state);
+    }
+
+    fn is_locked(&self) -> bool {
+        self.locked.load(Ordering::Relaxed)
+    }
+}
+
+/// A `T` behind a spin lock. Made by [`spin_lock`].
+pub type SpinLock<P, T> = lock_api::Mutex<RawSpin<P>, T>;
+/// The holder's access to a [`SpinLock`].
+pub type SpinGuard<'a, P, T> = lock_api::MutexGuard<'a, RawSpin<P>, T>;
+
+const_unless_loom! {
+    /// An open spin lock around `value`. `const`, but not in loom models.
+    pub fn spin_lock<P: Platform, T>(value: T) -> SpinLock<P, T> {
+        lock_api::Mutex::const_new(RawSpin::new(), value)
+    }
+}
+
+/// Interrupts are off while this lives. Guards are dropped in the reverse order of their making.
+pub struct InterruptGuard<P: Platform> {
+    state: InterruptState,
+    /// Not to be sent: the state belongs to this CPU.
+    platform: PhantomData<*const P>,
+}
+
+impl<P: Platform> InterruptGuard<P> {
+    /// Turns interrupts off.
+    #[inline]
+    pub fn new() -> Self {
+        InterruptGuard { state: P::interrupts_disable(), platform: PhantomData }
+    }
+}
+
+impl<P: Platform> Default for InterruptGuard<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<P: Platform> Drop for InterruptGuard<P> {
+    #[inline]
+    fn drop(&mut self) {
+        P::interrupts_restore(self.state);
+    }
+}

@@ -1,0 +1,135 @@
+//! Update transactions: the write side of an address space.
+//!
+//! A memory call is a body that may be run again from its start: check arguments, mark the VMAs concerned, settle, look
+//! up, prepare (the last step that can fail), publish. [`update`] runs it. However the body ends, the transaction ends,
+//! and everything that it marked is unlocked at once. The body never touches user memory: a fault on its own mark would
+//! wait for itself.
+//!
+//! The protocol is `bulk` (one fair lock per address space); nothing outside [`bulk`] may rely on being the only writer.
+
+mod bulk;
+
+pub use bulk::{UpdateLock, update};
+
+use core::cell::{Cell, RefCell};
+use core::marker::PhantomData;
+use core::ops::Range;
+
+use abi::{Counter, Errno};
+
+use crate::primitive::{fence_named, mutant};
+use crate::vma_lock::OwnedCell;
+use crate::{AllocError, Counters, Mark, Platform, VmaLock, VmaLocks};
+
+/// Why a body stops before its end. Nothing has been published then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abort {
+    /// The world has changed, or another transaction goes first: run the body again.
+    Restart,
+    /// The call fails.
+    Errno(Errno),
+}
+
+impl From<Errno> for Abort {
+    fn from(errno: Errno) -> Self {
+        Abort::Errno(errno)
+    }
+}
+
+impl From<AllocError> for Abort {
+    fn from(error: AllocError) -> Self {
+        Abort::Errno(error.into())
+    }
+}
+
+/// A running transaction.
+pub struct Txn<'a, P: Platform> {
+    space: &'a UpdateLock<P>,
+    locks: &'a VmaLocks<P>,
+    counters: &'a Counters<P>,
+    cell: OwnedCell<'a, P>,
+    /// Hull of the ranges marked so far; empty at first.
+    hull: RefCell<Range<u64>>,
+    /// Whether every mark so far has been settled over the whole hull.
+    settled: Cell<bool>,
+}
+
+/// Proof that no fault is inside what the transaction has marked, and that none will enter before its end. Marking more
+/// needs another one: the borrow checker sees to it.
+pub struct Settled<'t> {
+    txn: PhantomData<&'t ()>,
+}
+
+impl<'a, P: Platform> Txn<'a, P> {
+    /// Begins a transaction. The update protocol has made sure that it may.
+    fn begin(space: &'a UpdateLock<P>, locks: &'a VmaLocks<P>, counters: &'a Counters<P>) -> Self {
+        counters.bump(Counter::Txn);
+        Txn { space, locks, counters, cell: locks.cells.take(), hull: RefCell::new(0..0), settled: Cell::new(true) }
+    }
+
+    /// Marks a published VMA, which covers `range` (page-aligned addresses). It is locked from the next
+    /// [`Txn::settle`] until the transaction ends. Marking a VMA twice does no harm.
+    ///
+    /// # Errors
+    /// [`Abort::Restart`], if another transaction goes first; not under `bulk`.
+    pub fn mark(&mut self, lock: &VmaLock, range: Range<u64>) -> Result<(), Abort> {
+        let own = self.own_mark();
+        let hull = self.hull.get_mut();
+        let carried = lock.carries(own);
+        if carried && hull.start <= range.start && range.end <= hull.end {
+            return Ok(());
+        }
+        if !carried {
+            lock.set_mark(own);
+            self.counters.bump(Counter::VmaMarked);
+        }
+        *hull = if hull.is_empty() { range } else { hull.start.min(range.start)..hull.end.max(range.end) };
+        self.settled.set(false);
+        Ok(())
+    }
+
+    /// Waits until no fault is inside what has been marked: one fence and one look at each CPU's slot for all marks.
+    /// The caller is in no RCU read section that a fault could wait for, holds no spin lock, and has interrupts on or
+    /// off: the wait serves TLB flush requests, and is at most one fault per CPU long.
+    ///
+    /// # Errors
+    /// [`Abort::Restart`], if another transaction goes first; not under `bulk`.
+    pub fn settle(&self) -> Result<Settled<'_>, Abort> {
+        if !self.settled.replace(true) && !mutant("settle-skipped") {
+            self.wait_for_faults();
+        }
+        Ok(Settled { txn: PhantomData })
+    }
+
+    fn wait_for_faults(&self) {
+        let early = mutant("settle-mask-before-fence").then(|| self.space.cpus());
+        // The writer's half of the store buffering: after it, either a fault's slot is seen, or the fault sees the mark.
+        fence_named("settle-fence");
+        // Read after the fence: a CPU that is missing here joined, and fenced, later, and its faults see the marks.
+        let cpus = early.unwrap_or_else(|| self.space.cpus());
+        let hull = self.hull.borrow();
+        for cpu in cpus.iter() {
+            if self.locks.slots.wait_for_fault(cpu, &hull) {
+                self.counters.bump(Counter::SettleWait);
+            }
+        }
+    }
+
+    /// The lock of a VMA that this transaction is going to publish: it carries the transaction's mark from the start.
+    pub fn new_lock(&self) -> VmaLock {
+        VmaLock::marked(self.own_mark())
+    }
+
+    /// Says that the VMA leaves the tree in this transaction. Faults that still find it are refused from the end on.
+    /// The VMA carries this transaction's mark; it is freed after a grace period.
+    pub fn detach(&self, settled: &Settled<'_>, lock: &VmaLock) {
+        let _ = settled;
+        debug_assert!(lock.carries(self.own_mark()), "a VMA must be marked before it is detached");
+        lock.set_detached();
+    }
+
+    /// The transaction's name, in every VMA that it has marked.
+    pub fn own_mark(&self) -> Mark {
+        self.cell.mark()
+    }
+}

@@ -1,0 +1,106 @@
+//! Slots: what page each CPU's fault is at.
+//!
+//! A fault announces itself by one store to a line that only its own CPU writes, and a full fence. The word is 0 when the
+//! CPU serves no fault, else `page address | fault count in bits 1..11 | 1`: never 0, not even for page 0, and different
+//! from the last one's, so a writer can wait for *this* fault and not for the next at the same page.
+//!
+//! Either the fault's fence comes first, and the settling writer sees the word and waits; or the writer's does, and the
+//! fault sees the mark (slot protocol, lemma 1).
+
+use core::marker::PhantomData;
+use core::ops::Range;
+
+use core_alloc::boxed::Box;
+
+use super::VmaLocks;
+use crate::alloc::try_box_slice;
+use crate::primitive::{AtomicU64, MAX_CPUS, Ordering, Padded, fence_named, mutant, weaken};
+use crate::{AllocError, CpuId, Platform};
+
+const BUSY: u64 = 1;
+const COUNT_SHIFT: u32 = 1;
+const COUNT_MASK: u64 = 0x7ff;
+const PAGE_MASK: u64 = !(abi::PAGE_SIZE - 1);
+
+struct Slot {
+    /// The announcement. Written by its own CPU with interrupts off.
+    word: AtomicU64,
+    /// Faults so far. Touched by its own CPU with interrupts off only, hence Relaxed throughout.
+    faults: AtomicU64,
+}
+
+/// Every CPU's slot.
+pub struct Slots<P: Platform> {
+    slots: Box<[Padded<Slot>]>,
+    platform: PhantomData<fn() -> P>,
+}
+
+impl<P: Platform> Slots<P> {
+    pub(super) fn new() -> Result<Self, AllocError> {
+        let slot = |_| Padded(Slot { word: AtomicU64::new(0), faults: AtomicU64::new(0) });
+        Ok(Slots { slots: try_box_slice(MAX_CPUS, slot)?, platform: PhantomData })
+    }
+
+    fn own(&self) -> &Slot {
+        &self.slots[P::cpu().index()].0
+    }
+
+    /// Waits for the fault of `cpu`, if it is in `range`, to end. The caller has marked and fenced. Returns whether there
+    /// was one. The wait is bounded: at most one fault, which never sleeps.
+    pub(crate) fn wait_for_fault(&self, cpu: CpuId, range: &Range<u64>) -> bool {
+        let word = &self.slots[cpu.index()].0.word;
+        // Acquire, here and in the loop: a fault that is over happened before what the writer does next.
+        let seen = word.load(weaken("slot-scan-acquire", Ordering::Acquire));
+        if seen == 0 || !range.contains(&(seen & PAGE_MASK)) {
+            return false;
+        }
+        // Until it *changes*: a stream of faults, perhaps of another process at the same addresses, is not waited for.
+        while word.load(weaken("slot-wait-acquire", Ordering::Acquire)) == seen {
+            P::relax();
+        }
+        true
+    }
+}
+
+impl<P: Platform> VmaLocks<P> {
+    /// Begins a fault at the page of `addr`: interrupts are off, and stay off while the section lives. `None` if this
+    /// CPU is in a section already (a fault inside a fault: not to be served, rule 7).
+    ///
+    /// While the section lives: no sleep, no access to user memory, no wait for anything that a transaction may hold.
+    /// The CPU has joined the address space ([`crate::UpdateLock::join`]). Look-ups and checks come after this call.
+    #[inline]
+    pub fn enter(&self, addr: u64) -> Option<FaultSection<'_, P>> {
+        let slot = self.slots.own();
+        // Relaxed: our own word.
+        if slot.word.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        let count = slot.faults.load(Ordering::Relaxed).wrapping_add(1);
+        slot.faults.store(count, Ordering::Relaxed);
+        let mut word = addr & PAGE_MASK | (count & COUNT_MASK) << COUNT_SHIFT | BUSY;
+        if mutant("slot-no-busy-bit") {
+            word = addr & PAGE_MASK;
+        }
+        // Release: a writer that waits for our last fault and sees this one's word must see that the last is over.
+        slot.word.store(word, weaken("slot-enter-release", Ordering::Release));
+        // The reader's half of the store buffering: with the fence in `Txn::settle`.
+        fence_named("slot-enter-fence");
+        Some(FaultSection { slot, not_send: PhantomData, platform: PhantomData })
+    }
+}
+
+/// A fault that settling writers can see. Dropping it ends the fault: keep no VMA or node afterwards, unless under an RCU
+/// read section.
+pub struct FaultSection<'a, P: Platform> {
+    slot: &'a Slot,
+    not_send: PhantomData<*const ()>,
+    platform: PhantomData<fn() -> P>,
+}
+
+impl<P: Platform> Drop for FaultSection<'_, P> {
+    #[inline]
+    fn drop(&mut self) {
+        // Release: all that the fault did comes before the changes of a writer that waited for it.
+        self.slot.word.store(0, weaken("slot-clear-release", Ordering::Release));
+    }
+}
