@@ -1,0 +1,60 @@
+//! Wants more memory than there is: `touch MIB` maps and writes that much, `maps COUNT` makes that many mappings that
+//! cannot merge, and takes a refusal (ENOMEM) for an answer.
+
+use std::sync::atomic::Ordering::Relaxed;
+use user::raw::Errno;
+use user::region::{PAGE, Place, Region, Rights};
+
+fn main() {
+    let amount = user::number(2, 64) as usize;
+    match std::env::args().nth(1).as_deref() {
+        Some("touch") => touch(amount),
+        Some("maps") => maps(amount),
+        _ => {
+            eprintln!("touch MIB or maps COUNT");
+            std::process::exit(2);
+        }
+    }
+}
+
+/// Writes one word in every page of `mib` MiB.
+fn touch(mib: usize) {
+    let pages = mib * 256;
+    let region = map(pages, Rights::ReadWrite);
+    println!("mapped");
+    for page in 0..pages {
+        region.word(page, 0).store(page as u64, Relaxed);
+    }
+    println!("touched everything");
+}
+
+/// Cuts a large mapping into `count` VMAs by changing the rights of every second page.
+fn maps(count: usize) {
+    let region = map(2 * count, Rights::None);
+    let mut refused = None;
+    for index in 0..count {
+        match region.protect(2 * index..2 * index + 1, Rights::ReadWrite) {
+            Ok(()) => region.word(2 * index, 0).store(1, Relaxed),
+            Err(errno) => {
+                refused = Some((index, errno));
+                break;
+            }
+        }
+    }
+    match refused {
+        Some((_, Errno(libc::ENOMEM))) => println!("refused: ENOMEM"),
+        Some((index, errno)) => user::wrong(format_args!("mprotect number {index} failed: {errno}")),
+        None => println!("all made"),
+    }
+    if let Err(errno) = region.unmap() {
+        user::wrong(format_args!("munmap of {} MiB in pieces failed: {errno}", 2 * count * PAGE >> 20));
+    }
+    let again = map(1, Rights::ReadWrite);
+    again.word(0, 0).store(1, Relaxed);
+    println!("everything given back, and mapping works");
+}
+
+fn map(pages: usize, rights: Rights) -> Region {
+    Region::map(Place::Anywhere, pages, rights)
+        .unwrap_or_else(|errno| user::wrong(format_args!("mmap of {pages} pages failed: {errno}")))
+}
