@@ -33,7 +33,10 @@ fn main() {
         rounds: user::number(2, 40),
         pages: user::number(3, 32) as usize,
     };
-    must!(size.threads > 0 && size.pages >= 4 && size.pages % 2 == 0, "at least one thread, 4 pages, an even number");
+    must!(
+        size.threads > 0 && size.pages >= 4 && size.pages.is_multiple_of(2),
+        "at least one thread, 4 pages, an even number"
+    );
     println!("{} threads on {cpus} CPUs change one address space, and fault in it, at the same time.", size.threads);
     println!("Each round: map, fill, check, make read-only, check, make writable, discard half, fill, check, unmap.");
     println!();
@@ -209,7 +212,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

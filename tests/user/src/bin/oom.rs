@@ -47,7 +47,7 @@ fn maps(count: usize) {
         None => println!("all made"),
     }
     if let Err(errno) = region.unmap() {
-        user::wrong(format_args!("munmap of {} MiB in pieces failed: {errno}", 2 * count * PAGE >> 20));
+        user::wrong(format_args!("munmap of {} MiB in pieces failed: {errno}", (2 * count * PAGE) >> 20));
     }
     let again = map(1, Rights::ReadWrite);
     again.word(0, 0).store(1, Relaxed);
