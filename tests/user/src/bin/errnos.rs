@@ -212,10 +212,11 @@ impl Table {
             .map(|page| {
                 let last = std::ptr::NonNull::new((self.at(page + 1) - 16) as *mut u8);
                 // SAFETY: the stretch is this table's.
-                match last {
-                    Some(last) if unsafe { raw::writable(last) } => 'w',
-                    _ if raw::readable(self.at(page)) => 'r',
-                    _ => '-',
+                let writable = last.is_some_and(|last| unsafe { raw::writable(last) });
+                match (writable, raw::readable(self.at(page))) {
+                    (true, _) => 'w',
+                    (false, true) => 'r',
+                    (false, false) => '-',
                 }
             })
             .collect();
