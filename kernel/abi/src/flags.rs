@@ -91,4 +91,12 @@ pub mod signal {
     pub const SIGSEGV: u32 = 11;
     pub const SIGPIPE: u32 = 13;
     pub const SIGTERM: u32 = 15;
+    pub const SIGCHLD: u32 = 17;
+    pub const SIGCONT: u32 = 18;
+    pub const SIGSTOP: u32 = 19;
+    pub const SIGTSTP: u32 = 20;
+    pub const SIGTTIN: u32 = 21;
+    pub const SIGTTOU: u32 = 22;
+    pub const SIGURG: u32 = 23;
+    pub const SIGWINCH: u32 = 28;
 }

@@ -23,6 +23,7 @@ calls! {
     arch_prctl = 158, setrlimit = 160, gettid = 186, tkill = 200, time = 201, futex = 202, sched_setaffinity = 203,
     sched_getaffinity = 204, set_tid_address = 218, clock_gettime = 228, clock_getres = 229, clock_nanosleep = 230,
     exit_group = 231, tgkill = 234, openat = 257, newfstatat = 262, readlinkat = 267, faccessat = 269, ppoll = 271,
-    set_robust_list = 273, get_robust_list = 274, getcpu = 309, prlimit64 = 302, getrandom = 318, membarrier = 324,
+    set_robust_list = 273, get_robust_list = 274, dup3 = 292, pipe2 = 293,
+    prlimit64 = 302, getcpu = 309, getrandom = 318, membarrier = 324,
     mlock2 = 325, statx = 332, rseq = 334, clone3 = 435, faccessat2 = 439,
 }
