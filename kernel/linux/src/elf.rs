@@ -115,16 +115,26 @@ impl fmt::Display for ElfError {
         match self {
             ElfError::NotElf => write!(f, "not an ELF file"),
             ElfError::WrongFormat => write!(f, "not a 64-bit little-endian ELF file of version 1"),
-            ElfError::WrongMachine(machine) => write!(f, "for another machine (ELF machine {machine}); x86_64 is needed"),
+            ElfError::WrongMachine(machine) => {
+                write!(f, "for another machine (ELF machine {machine}); x86_64 is needed")
+            }
             ElfError::NotExecutable(kind) => write!(f, "not an executable (ELF type {kind})"),
-            ElfError::Dynamic => write!(f, "dynamically linked; link it statically (gcc -static, or -C target-feature=+crt-static)"),
+            ElfError::Dynamic => {
+                write!(f, "dynamically linked; link it statically (gcc -static, or -C target-feature=+crt-static)")
+            }
             ElfError::BadHeaders => write!(f, "its program headers are malformed or outside the file"),
             ElfError::NoSegments => write!(f, "nothing in it is to be loaded"),
             ElfError::TooManySegments => write!(f, "more than {MAX_SEGMENTS} segments are to be loaded"),
-            ElfError::SegmentData(index) => write!(f, "program header {index}: its bytes are outside the file or more than its memory"),
-            ElfError::SegmentAlignment(index) => write!(f, "program header {index}: address, file offset and alignment do not agree"),
+            ElfError::SegmentData(index) => {
+                write!(f, "program header {index}: its bytes are outside the file or more than its memory")
+            }
+            ElfError::SegmentAlignment(index) => {
+                write!(f, "program header {index}: address, file offset and alignment do not agree")
+            }
             ElfError::SegmentAddress(index) => write!(f, "program header {index}: outside the addresses of programs"),
-            ElfError::SegmentOrder(index) => write!(f, "program header {index}: overlaps another segment's pages or lies below it"),
+            ElfError::SegmentOrder(index) => {
+                write!(f, "program header {index}: overlaps another segment's pages or lies below it")
+            }
             ElfError::Entry => write!(f, "its entry point is in no executable segment"),
         }
     }
@@ -209,7 +219,10 @@ fn file_header(file: &[u8]) -> Result<FileHeader<LittleEndian>, ElfError> {
     Ok(header)
 }
 
-fn program_headers<'f>(header: &FileHeader<LittleEndian>, file: &'f [u8]) -> Result<SegmentTable<'f, LittleEndian>, ElfError> {
+fn program_headers<'f>(
+    header: &FileHeader<LittleEndian>,
+    file: &'f [u8],
+) -> Result<SegmentTable<'f, LittleEndian>, ElfError> {
     // With 0xffff headers and more, the number stands in a section header; no program has that many.
     if header.e_phentsize != PHENTSIZE || header.e_phnum == names::PN_XNUM {
         return Err(ElfError::BadHeaders);

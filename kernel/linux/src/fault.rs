@@ -7,9 +7,9 @@ use abi::flags::signal::{SIGKILL, SIGSEGV};
 use mm::{Access, FaultError};
 use sync::alloc::Arc;
 
+use crate::process::ExitStatus;
 use crate::report::{Cause, FaultReason, Report};
 use crate::signal::{self, Handler};
-use crate::process::ExitStatus;
 use crate::system::System;
 use crate::thread::Thread;
 

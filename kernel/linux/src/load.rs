@@ -63,7 +63,9 @@ impl fmt::Display for LoadError {
             LoadError::Elf(error) => write!(f, "cannot run this file: {error}"),
             LoadError::NoRoom => write!(f, "its segments do not fit below the stack"),
             LoadError::Arguments(StackError::Unterminated) => write!(f, "an argument or environment string has no end"),
-            LoadError::Arguments(StackError::TooLong) => write!(f, "arguments and environment are longer than {START_ROOM} bytes"),
+            LoadError::Arguments(StackError::TooLong) => {
+                write!(f, "arguments and environment are longer than {START_ROOM} bytes")
+            }
             LoadError::Arguments(StackError::OutOfMemory) => write!(f, "no memory for its arguments"),
             LoadError::Refused(errno) => write!(f, "no memory or no process number for it ({})", errno.name()),
         }

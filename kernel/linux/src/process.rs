@@ -13,7 +13,7 @@
 //! The table is sorted by number, so that a walk over all threads can let go of the lock between two of them.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::Errno;
 use mm::AddressSpace;
@@ -47,6 +47,8 @@ pub struct Process<S: System> {
     pub(crate) limits: SpinLock<S, Limits>,
     /// Which kinds of `membarrier(2)` it has registered for.
     pub(crate) barriers_registered: AtomicU32,
+    /// CPU time of the threads that have ended.
+    ended_cpu_ns: AtomicU64,
     finished: AtomicBool,
     exited: WaitQueue<S>,
 }
@@ -80,6 +82,7 @@ impl<S: System> Process<S> {
             signal_sent: WaitQueue::new(),
             limits: spin_lock(limits),
             barriers_registered: AtomicU32::new(0),
+            ended_cpu_ns: AtomicU64::new(0),
             finished: AtomicBool::new(false),
             exited: WaitQueue::new(),
         })?)
@@ -114,6 +117,17 @@ impl<S: System> Process<S> {
         self.members.lock().threads.len()
     }
 
+    /// Nanoseconds that its threads have run, ended ones included; `None` where the scheduler does not count them.
+    pub fn cpu_time_ns(&self) -> Option<u64> {
+        let mut total = self.ended_cpu_ns.load(Ordering::Relaxed);
+        let mut seen = 0;
+        while let Some(thread) = self.thread_after(seen) {
+            seen = thread.tid();
+            total += S::cpu_time_ns(&thread)?;
+        }
+        Some(total)
+    }
+
     /// Enters `thread` into the table.
     ///
     /// # Errors
@@ -133,6 +147,8 @@ impl<S: System> Process<S> {
 
     /// Removes `thread` from the table and says whether it was the last.
     pub(crate) fn remove(&self, thread: &Thread<S>) -> bool {
+        // Relaxed: a sum for reports.
+        self.ended_cpu_ns.fetch_add(S::cpu_time_ns(thread).unwrap_or(0), Ordering::Relaxed);
         let (removed, last) = {
             let mut members = self.members.lock();
             let place = members.threads.binary_search_by_key(&thread.tid(), |other| other.tid());

@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use mm::{Access, VmaInfo};
+use mm::{Access, Rights, VmaInfo};
 
 use crate::signal::{self, Handler};
 
@@ -97,10 +97,10 @@ impl fmt::Display for FaultReason {
         match self {
             FaultReason::NoMapping => write!(f, "no mapping"),
             FaultReason::Denied(vma) => {
-                let right = |bit, letter| if vma.prot & bit != 0 { letter } else { '-' };
-                let read = right(abi::flags::prot::READ, 'r');
-                let write = right(abi::flags::prot::WRITE, 'w');
-                let execute = right(abi::flags::prot::EXEC, 'x');
+                let right = |right, letter| if vma.rights.contains(right) { letter } else { '-' };
+                let read = right(Rights::READ, 'r');
+                let write = right(Rights::WRITE, 'w');
+                let execute = right(Rights::EXEC, 'x');
                 write!(f, "mapping {:#x}-{:#x} {read}{write}{execute}p denies it", vma.start, vma.end)
             }
             FaultReason::OutOfMemory => write!(f, "out of memory"),

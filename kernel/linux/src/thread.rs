@@ -9,7 +9,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::Errno;
-use sync::alloc::{Arc, AllocError};
+use sync::alloc::{AllocError, Arc};
 use sync::{CpuSet, SpinLock, spin_lock};
 
 use crate::process::Process;

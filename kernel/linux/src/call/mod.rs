@@ -6,8 +6,8 @@
 //! like an unknown one, and is counted and logged with it.
 
 mod file;
-mod file_stream;
 mod file_names;
+mod file_stream;
 mod futex;
 mod info;
 mod memory;
@@ -64,7 +64,7 @@ struct Table<S>(PhantomData<S>);
 
 impl<S: System> Table<S> {
     const HANDLERS: [Option<Handler<S>>; NUMBERS] = {
-        let families: [&[Entry<S>]; 9] = [
+        let families: [&[Entry<S>]; 11] = [
             memory::Calls::<S>::LIST,
             thread::Calls::<S>::LIST,
             sched::Calls::<S>::LIST,
@@ -74,6 +74,8 @@ impl<S: System> Table<S> {
             signal::Calls::<S>::LIST,
             info::Calls::<S>::LIST,
             file_names::Calls::<S>::LIST,
+            file_stream::Calls::<S>::LIST,
+            poll::Calls::<S>::LIST,
         ];
         let mut table: [Option<Handler<S>>; NUMBERS] = [None; NUMBERS];
         let mut family = 0;

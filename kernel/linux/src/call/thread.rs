@@ -81,13 +81,17 @@ fn clone3<S: System>(caller: &Caller<'_, S>, [args, size, ..]: Args) -> Result<u
         return Err(Errno::EINVAL);
     }
     let words = read_extensible::<S>(args, size)?;
-    let [flags, _pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, _cgroup] = words;
+    let [flags, _pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, _cgroup] =
+        words;
     if (set_tid == 0) != (set_tid_size == 0) {
         return Err(Errno::EINVAL);
     }
     // CLONE_CLEAR_SIGHAND and CLONE_INTO_CGROUP are known, and make no sense for a thread.
     const LEGACY: u64 = 0xffff_ffff;
-    if flags & !(LEGACY | 0x3_0000_0000) != 0 || flags & (flag::DETACHED | 0xff) & !0x80 != 0 || exit_signal & !0xff != 0 {
+    if flags & !(LEGACY | 0x3_0000_0000) != 0
+        || flags & (flag::DETACHED | 0xff) & !0x80 != 0
+        || exit_signal & !0xff != 0
+    {
         return Err(Errno::EINVAL);
     }
     if flags & (flag::THREAD | flag::PARENT) != 0 && exit_signal != 0 {
@@ -130,7 +134,10 @@ fn read_extensible<S: System>(address: u64, size: u64) -> Result<[u64; CLONE_ARG
 fn create<S: System>(caller: &Caller<'_, S>, request: Request) -> Result<u64, Errno> {
     let has = |bits| request.flags & bits == bits;
     // Contradictions first, as in Linux's `copy_process`.
-    if has(flag::NEWNS | flag::FS) || (has(flag::THREAD) && !has(flag::SIGHAND)) || (has(flag::SIGHAND) && !has(flag::VM)) {
+    if has(flag::NEWNS | flag::FS)
+        || (has(flag::THREAD) && !has(flag::SIGHAND))
+        || (has(flag::SIGHAND) && !has(flag::VM))
+    {
         return Err(Errno::EINVAL);
     }
     if request.flags & NOT_THERE != 0 || !has(SHARED) || request.flags >> 32 != 0 {
