@@ -1,0 +1,107 @@
+//! `madvise`: hints, and one order.
+//!
+//! `MADV_DONTNEED` empties the range at once; `MADV_FREE`, which allows that at any later time, does the same. The
+//! read-ahead and huge-page hints are kept in the VMAs, cut and joined as Linux does, and have no other effect yet.
+
+use abi::{Errno, USER_END, flags::madv};
+use sync::{Abort, Platform, Txn};
+
+use crate::{
+    addr::{PageRange, is_page_aligned, page_ceil},
+    gather::Gather,
+    protect::Holes,
+    space::AddressSpace,
+    vma::{Attributes, VmaFlags},
+};
+
+/// What an advice does.
+#[derive(Clone, Copy)]
+enum Action {
+    /// Nothing, but the range is checked.
+    Nothing,
+    /// Pages go; the next access finds zeroes.
+    Empty,
+    /// Flags `clear` go, flags `set` come.
+    Flags { clear: VmaFlags, set: VmaFlags },
+}
+
+impl Action {
+    fn of(advice: i32) -> Result<Action, Errno> {
+        let access = VmaFlags::RANDOM.union(VmaFlags::SEQUENTIAL);
+        let huge = VmaFlags::HUGEPAGE.union(VmaFlags::NOHUGEPAGE);
+        Ok(match advice {
+            madv::NORMAL => Action::Flags { clear: access, set: VmaFlags::empty() },
+            madv::RANDOM => Action::Flags { clear: access, set: VmaFlags::RANDOM },
+            madv::SEQUENTIAL => Action::Flags { clear: access, set: VmaFlags::SEQUENTIAL },
+            madv::HUGEPAGE => Action::Flags { clear: huge, set: VmaFlags::HUGEPAGE },
+            madv::NOHUGEPAGE => Action::Flags { clear: huge, set: VmaFlags::NOHUGEPAGE },
+            madv::WILLNEED => Action::Nothing,
+            madv::DONTNEED | madv::FREE => Action::Empty,
+            _ => return Err(Errno::EINVAL),
+        })
+    }
+}
+
+impl<P: Platform> AddressSpace<P> {
+    /// `madvise(2)`.
+    ///
+    /// # Errors
+    /// In this order: EINVAL (unknown advice; `addr` not page-aligned; `len` wraps), none for length 0, ENOMEM (a hole;
+    /// everything else in the range has been served). EAGAIN for too many mappings or kernel memory: nothing has changed
+    /// then.
+    pub fn madvise(&self, addr: u64, len: u64, advice: i32) -> Result<(), Errno> {
+        let action = Action::of(advice)?;
+        if !is_page_aligned(addr) {
+            return Err(Errno::EINVAL);
+        }
+        let end = page_ceil(len).and_then(|len| addr.checked_add(len)).ok_or(Errno::EINVAL)?;
+        if end == addr {
+            return Ok(());
+        }
+        let range = PageRange::new(addr, end.min(USER_END)).ok_or(Errno::ENOMEM)?;
+        let beyond = if end > USER_END { Err(Errno::ENOMEM) } else { Ok(()) };
+        let done = self.transaction(|txn| self.advise_in(txn, range, action)).map_err(|errno| match errno {
+            Errno::ENOMEM => Errno::EAGAIN,
+            other => other,
+        })?;
+        done.and(beyond)
+    }
+
+    /// The inner result is the call's: an error that comes after the change.
+    fn advise_in(&self, txn: &mut Txn<'_, P>, range: PageRange, action: Action) -> Result<Result<(), Errno>, Abort> {
+        let (clear, set) = match action {
+            Action::Flags { clear, set } => (clear, set),
+            Action::Nothing | Action::Empty => (VmaFlags::empty(), VmaFlags::empty()),
+        };
+        let guard = self.memory.rcu.read();
+        let change = self.draft_change(&guard, range, Holes::Skip, &|old| Attributes {
+            flags: old.flags.difference(clear).union(set),
+            ..old
+        })?;
+        if matches!(action, Action::Empty) {
+            for item in self.tree.overlapping(&guard, range.range()) {
+                // SAFETY: found under `guard`.
+                let vma = unsafe { item.value.get() };
+                txn.mark(vma.lock(), vma.range())?;
+            }
+            drop(guard);
+            let _settled = txn.settle()?;
+            let mut gather = Gather::new(self);
+            // SAFETY: all VMAs in the range are marked and settled by us. Tables over its holes may be unlinked by
+            // other writers in their sections; a table found here is freed after a grace period, and the walk is one.
+            let _guard = self.memory.rcu.read();
+            unsafe { self.tables.visit(range.range(), &mut |addr, cell| gather.take_page(addr, cell.take())) };
+            drop(_guard);
+            gather.finish();
+            return Ok(change.result);
+        }
+        let Some(draft) = change.draft else { return Ok(change.result) };
+        draft.check_count(self)?;
+        draft.mark(txn, &guard)?;
+        let mut edit = draft.build(self, txn)?;
+        drop(guard);
+        let settled = txn.settle()?;
+        edit.publish(txn, &settled, |_| ())?;
+        Ok(change.result)
+    }
+}

@@ -1,0 +1,254 @@
+//! One change of the range tree: drafted, prepared, checked, published.
+//!
+//! | step | who | can fail |
+//! |---|---|---|
+//! | [`Draft`]: which entries go, which pieces come; equal neighbours become one | under an RCU guard | memory |
+//! | [`Draft::mark`]: every entry that goes is marked | the transaction | restart |
+//! | [`Draft::build`]: the new VMAs and the tree's nodes are allocated | the transaction | memory |
+//! | settle | the transaction | restart |
+//! | [`Edit::publish`]: the tree still shows what the draft saw; swap; old VMAs wait for a grace period | inside the publication section | restart |
+//!
+//! An [`Edit`] that is dropped unpublished leaves nothing behind. Called by the verbs, inside their transactions; none of
+//! them assumes that no other writer is there.
+
+use core::ops::Range;
+
+use abi::Errno;
+use alloc::vec::Vec;
+use sync::{Abort, AllocError, Platform, RcuGuard, Settled, Txn, alloc::try_push};
+
+use crate::{
+    space::{AddressSpace, MAX_MAP_COUNT},
+    tree::{Entry, Reserve, Section},
+    vma::{Attributes, Kind, Vma, VmaRef},
+};
+
+/// An entry of the range tree.
+pub(crate) type Item = Entry<VmaRef>;
+
+/// A VMA to be.
+struct Piece {
+    range: Range<u64>,
+    attributes: Attributes,
+    kind: Kind,
+}
+
+/// What shall go, and what shall come instead; ascending.
+#[derive(Default)]
+pub(crate) struct Draft {
+    old: Vec<Item>,
+    pieces: Vec<Piece>,
+}
+
+impl Draft {
+    pub(crate) const fn new() -> Draft {
+        Draft { old: Vec::new(), pieces: Vec::new() }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.old.is_empty()
+    }
+
+    /// `item` goes.
+    pub(crate) fn remove(&mut self, item: Item) -> Result<(), AllocError> {
+        try_push(&mut self.old, item)
+    }
+
+    /// A mapping comes. If the piece before it ends where it starts and is of the same kind, they become one.
+    pub(crate) fn map(&mut self, range: Range<u64>, attributes: Attributes) -> Result<(), AllocError> {
+        if let Some(last) = self.pieces.last_mut()
+            && last.kind == Kind::Anonymous
+            && last.range.end == range.start
+            && last.attributes == attributes
+        {
+            last.range.end = range.end;
+            return Ok(());
+        }
+        try_push(&mut self.pieces, Piece { range, attributes, kind: Kind::Anonymous })
+    }
+
+    /// A tombstone comes.
+    pub(crate) fn bury(&mut self, range: Range<u64>) -> Result<(), AllocError> {
+        try_push(&mut self.pieces, Piece { range, attributes: Attributes::NONE, kind: Kind::Tombstone })
+    }
+
+    /// The neighbour `item` takes part if it is like `attributes`: it goes, and comes back as part of a larger piece.
+    ///
+    /// # Safety
+    /// `item`'s VMA may be looked into, see [`VmaRef::get`].
+    pub(crate) unsafe fn absorb(&mut self, item: Option<Item>, attributes: Attributes) -> Result<(), AllocError> {
+        let Some(item) = item else { return Ok(()) };
+        // SAFETY: the caller's.
+        let vma = unsafe { item.value.get() };
+        if vma.kind() != Kind::Anonymous || vma.attributes() != attributes {
+            return Ok(());
+        }
+        self.remove(item)?;
+        self.map(item.range(), attributes)
+    }
+
+    /// Refuses to go beyond the limit of mappings. Fewer or as many as before is always allowed.
+    pub(crate) fn check_count<P: Platform>(&self, space: &AddressSpace<P>) -> Result<(), Errno> {
+        let come = self.pieces.iter().filter(|piece| piece.kind == Kind::Anonymous).count();
+        let before = space.tree.len();
+        let after = (before + come).saturating_sub(self.old.len());
+        if after > before && after > MAX_MAP_COUNT { Err(Errno::ENOMEM) } else { Ok(()) }
+    }
+
+    /// Marks every VMA that goes. `_guard` is the read section in which they were found.
+    pub(crate) fn mark<P: Platform>(&self, txn: &mut Txn<'_, P>, _guard: &RcuGuard<'_, P>) -> Result<(), Abort> {
+        for item in &self.old {
+            // SAFETY: found under `_guard`.
+            let vma = unsafe { item.value.get() };
+            txn.mark(vma.lock(), vma.range())?;
+        }
+        Ok(())
+    }
+
+    /// Allocates everything that publication needs. A piece that is just like a VMA that goes *is* that VMA: it stays.
+    pub(crate) fn build<'a, P: Platform>(
+        self,
+        space: &'a AddressSpace<P>,
+        txn: &Txn<'_, P>,
+    ) -> Result<Edit<'a, P>, AllocError> {
+        let starts = self.old.iter().map(|item| item.start).chain(self.pieces.iter().map(|piece| piece.range.start));
+        let ends = self.old.iter().map(|item| item.end).chain(self.pieces.iter().map(|piece| piece.range.end));
+        let range = starts.min().unwrap_or(0)..ends.max().unwrap_or(0);
+        let reserve = space.tree.reserve(self.pieces.len())?;
+        let mut edit = Edit { space, range, old: Vec::new(), new: Vec::new(), reserve, stage: Stage::Prepared };
+        for item in self.old {
+            try_push(&mut edit.old, (item, Fate::Goes))?;
+        }
+        let mut at = 0;
+        for piece in self.pieces {
+            while edit.old.get(at).is_some_and(|(item, _)| item.start < piece.range.start) {
+                at += 1;
+            }
+            let value = match edit.old.get_mut(at).filter(|(item, _)| is_like(item, &piece)) {
+                Some((item, fate)) => {
+                    *fate = Fate::Stays;
+                    item.value
+                }
+                None => {
+                    let vma = Vma::new(piece.range.clone(), piece.attributes, piece.kind, txn.new_lock())?;
+                    VmaRef::new(vma)
+                }
+            };
+            let item = Entry { start: piece.range.start, end: piece.range.end, value };
+            // On failure a new VMA must not be forgotten; one that stays is in `old` too, and is not freed.
+            if let Err(error) = try_push(&mut edit.new, item) {
+                if !edit.is_old(item) {
+                    // SAFETY: made above, and published nowhere.
+                    unsafe { item.value.free_now() };
+                }
+                return Err(error);
+            }
+        }
+        Ok(edit)
+    }
+}
+
+/// Whether the VMA of `item`, which the caller has marked, already is what `piece` wants.
+fn is_like(item: &Item, piece: &Piece) -> bool {
+    // SAFETY: in `Draft::build` all VMAs that go are marked by the running transaction, or its own.
+    let vma = unsafe { item.value.get() };
+    vma.range() == piece.range && vma.attributes() == piece.attributes && vma.kind() == piece.kind
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Goes,
+    Stays,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Prepared,
+    Published,
+}
+
+/// A change with all its memory.
+pub(crate) struct Edit<'a, P: Platform> {
+    space: &'a AddressSpace<P>,
+    /// Hull of everything that goes and comes.
+    range: Range<u64>,
+    /// What the tree shows in `range`, all of it.
+    old: Vec<(Item, Fate)>,
+    /// What it will show.
+    new: Vec<Item>,
+    reserve: Reserve<VmaRef>,
+    stage: Stage,
+}
+
+impl<P: Platform> Edit<'_, P> {
+    /// The new entry that contains `addr`.
+    pub(crate) fn new_at(&self, addr: u64) -> Option<Item> {
+        self.new.iter().copied().find(|item| item.range().contains(&addr))
+    }
+
+    /// Swaps the old entries for the new ones in one publication; `then` runs in the same section.
+    ///
+    /// Marks of all old VMAs are settled (`settled`), so nobody uses them; they are detached here, and freed after a
+    /// grace period.
+    ///
+    /// # Errors
+    /// [`Abort::Restart`] if the tree no longer shows what the draft saw; nothing has changed then.
+    pub(crate) fn publish(
+        &mut self,
+        txn: &Txn<'_, P>,
+        settled: &Settled<'_>,
+        then: impl FnOnce(&mut Section<'_, P, VmaRef>),
+    ) -> Result<(), Abort> {
+        let mut section = self.space.tree.publish();
+        if !section.overlapping(self.range.clone()).eq(self.old.iter().map(|(item, _)| *item)) {
+            return Err(Abort::Restart);
+        }
+        for item in self.leaving() {
+            // SAFETY: marked and settled by `txn`, so it stays until `txn` lets it go below.
+            let vma = unsafe { item.value.get() };
+            txn.detach(settled, vma.lock());
+        }
+        section
+            .replace(self.range.clone(), &self.new, &mut self.reserve)
+            .expect("a reserve covers one replacement, even if the tree grew by a level meanwhile");
+        self.stage = Stage::Published;
+        then(&mut section);
+        drop(section);
+        for item in self.leaving() {
+            // SAFETY: detached and out of the tree, just now.
+            unsafe { item.value.free_after_grace(&self.space.memory.rcu) };
+        }
+        Ok(())
+    }
+
+    fn leaving(&self) -> impl Iterator<Item = Item> + '_ {
+        self.old.iter().filter(|(_, fate)| *fate == Fate::Goes).map(|(item, _)| *item)
+    }
+
+    fn is_old(&self, item: Item) -> bool {
+        self.old.iter().any(|(old, _)| old.value == item.value)
+    }
+}
+
+impl<P: Platform> Drop for Edit<'_, P> {
+    fn drop(&mut self) {
+        if self.stage == Stage::Published {
+            return;
+        }
+        for &item in &self.new {
+            if !self.is_old(item) {
+                // SAFETY: made by `build` and never published.
+                unsafe { item.value.free_now() };
+            }
+        }
+    }
+}
+
+impl<P: Platform> AddressSpace<P> {
+    /// The entries that touch `range` from outside: one that ends where it starts, one that starts where it ends.
+    pub(crate) fn neighbours(&self, guard: &RcuGuard<'_, P>, range: &Range<u64>) -> (Option<Item>, Option<Item>) {
+        let left = self.tree.prev(guard, range.start).filter(|item| item.end == range.start);
+        let right = self.tree.next(guard, range.end).filter(|item| item.start == range.end);
+        (left, right)
+    }
+}

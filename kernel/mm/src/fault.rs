@@ -1,0 +1,202 @@
+//! Serving a page fault.
+//!
+//! | step | protected by | ends when |
+//! |---|---|---|
+//! | announce the fault in this CPU's slot | interrupts off | the slot is cleared |
+//! | look the VMA up | RCU, the slot section | its lock is held |
+//! | read-lock the VMA | the slot: a writer that marks it waits for us | the slot is cleared |
+//! | make the entry | compare-and-swap: one wins, the others give their frame back | |
+//!
+//! The fast path answers only *yes*. No mapping, or no right, is decided in the slow path, by a small transaction of the
+//! fault's own: nothing protects an absence (slot protocol, rule 4). A fault that meets a mark sleeps until that
+//! transaction has ended and starts again; after [`MAX_RETRIES`] it becomes a transaction, too.
+//!
+//! Called by the kernel's trap handler, and by its user-copy's.
+
+use abi::{Counter, USER_END};
+use sync::{Abort, InterruptGuard, InterruptState, Mark, Platform, ReadRefused, Txn};
+
+use crate::{
+    addr::page_floor,
+    error::{FaultError, OutOfMemory},
+    frame::Owner,
+    paging::Entry,
+    space::AddressSpace,
+    vma::{Access, Kind, Rights, Vma},
+};
+
+/// Sleeps before a fault becomes a transaction.
+const MAX_RETRIES: u32 = 3;
+
+/// How a fault was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// It made or mended the entry.
+    Installed,
+    /// The entry was good already: another CPU was first, or this one had an old translation.
+    Spurious,
+}
+
+/// What the fast path says.
+enum Fast {
+    Served(Served),
+    /// A running transaction has marked the VMA.
+    Marked(Mark),
+    /// Perhaps no: ask the slow path.
+    Unsure,
+    OutOfMemory,
+}
+
+impl<P: Platform> AddressSpace<P> {
+    /// Makes the access at `addr` succeed, or says why it never can. The calling CPU has joined this address space.
+    ///
+    /// Called with interrupts off, and returns with interrupts off; in between the slow path turns them on, and may sleep.
+    /// The caller holds no lock, is in no RCU read section, and has no transaction open.
+    ///
+    /// # Errors
+    /// [`FaultError`].
+    pub fn fault(&self, addr: u64, access: Access) -> Result<(), FaultError> {
+        let counters = &self.memory.counters;
+        counters.bump(Counter::Fault);
+        let ending = self.resolve(addr, access)?;
+        counters.bump(ending);
+        Ok(())
+    }
+
+    /// As [`AddressSpace::fault`], for a page that the kernel wants now, with interrupts on.
+    pub(crate) fn fault_in(&self, addr: u64, access: Access) -> Result<(), FaultError> {
+        let _off = InterruptGuard::<P>::new();
+        self.resolve(addr, access).map(|_| ())
+    }
+
+    fn resolve(&self, addr: u64, access: Access) -> Result<Counter, FaultError> {
+        if addr >= USER_END {
+            return Err(FaultError::NoMapping);
+        }
+        let page = page_floor(addr);
+        for _ in 0..=MAX_RETRIES {
+            match self.fault_locked(page, access) {
+                Fast::Served(Served::Installed) => return Ok(Counter::FaultLocked),
+                Fast::Served(Served::Spurious) => return Ok(Counter::FaultSpurious),
+                Fast::OutOfMemory => return Err(FaultError::OutOfMemory),
+                Fast::Unsure => break,
+                Fast::Marked(mark) => self.wait(mark),
+            }
+        }
+        interrupts_on::<P, _>(|| self.fault_in_transaction(page, access))?;
+        Ok(Counter::FaultFallback)
+    }
+
+    /// The fast path, from the slot to the entry.
+    fn fault_locked(&self, page: u64, access: Access) -> Fast {
+        let memory = self.memory;
+        let Some(section) = memory.locks.enter(page) else { return Fast::Unsure };
+        let guard = memory.rcu.read();
+        let Some(item) = self.tree.find(&guard, page) else {
+            memory.counters.bump(Counter::FaultMiss);
+            return Fast::Unsure;
+        };
+        // SAFETY: found under `guard`.
+        let vma = unsafe { item.value.get() };
+        match vma.lock().read(&section, &memory.locks, &memory.counters) {
+            Ok(()) => {}
+            Err(ReadRefused::Marked(mark)) => {
+                memory.counters.bump(Counter::FaultAbort);
+                return Fast::Marked(mark);
+            }
+            Err(ReadRefused::Detached) => {
+                memory.counters.bump(Counter::FaultMiss);
+                return Fast::Unsure;
+            }
+        }
+        debug_assert!(vma.range().contains(&page), "VMAs are immutable, and the tree knows their bounds");
+        if vma.kind() != Kind::Anonymous || !vma.attributes().rights.allow(access) {
+            return Fast::Unsure;
+        }
+        // SAFETY: `vma` is read-locked as long as `section` lives.
+        match unsafe { self.serve(page, access, vma.attributes().rights) } {
+            Ok(served) => Fast::Served(served),
+            Err(OutOfMemory) => Fast::OutOfMemory,
+        }
+    }
+
+    /// Sleeps until the transaction that set `mark` has ended.
+    fn wait(&self, mark: Mark) {
+        self.memory.counters.bump(Counter::FaultWait);
+        interrupts_on::<P, _>(|| self.memory.locks.wait_for_end(mark));
+        self.memory.counters.bump(Counter::FaultRetry);
+    }
+
+    /// The slow path: what a transaction finds is so.
+    fn fault_in_transaction(&self, page: u64, access: Access) -> Result<(), FaultError> {
+        let answer = self.transaction(|txn| {
+            let Some(vma) = self.lock_for_fault(txn, page)? else { return Ok(Err(FaultError::NoMapping)) };
+            if !vma.attributes().rights.allow(access) {
+                return Ok(Err(FaultError::Denied { vma: self.info(vma) }));
+            }
+            // SAFETY: `vma` is marked and settled by `txn`.
+            let served = unsafe { self.serve(page, access, vma.attributes().rights) };
+            Ok(served.map(|_| ()).map_err(|OutOfMemory| FaultError::OutOfMemory))
+        });
+        // A transaction of this body fails for want of memory only.
+        answer.unwrap_or(Err(FaultError::OutOfMemory))
+    }
+
+    /// The VMA at `page`, marked and settled by `txn`, or `None` if there is none.
+    pub(crate) fn lock_for_fault<'t>(&self, txn: &'t mut Txn<'_, P>, page: u64) -> Result<Option<&'t Vma>, Abort> {
+        let guard = self.memory.rcu.read();
+        let Some(item) = self.tree.find(&guard, page) else { return Ok(None) };
+        // SAFETY: found under `guard`; after that marked and settled, and looked up again below.
+        let vma = unsafe { item.value.get() };
+        if vma.kind() == Kind::Tombstone {
+            return Err(Abort::Restart);
+        }
+        txn.mark(vma.lock(), vma.range())?;
+        drop(guard);
+        let _settled = txn.settle()?;
+        if self.tree.find(&self.memory.rcu.read(), page) != Some(item) {
+            return Err(Abort::Restart);
+        }
+        Ok(Some(vma))
+    }
+
+    /// Makes the entry of `page` allow `access`, which `rights` do.
+    ///
+    /// # Safety
+    /// The VMA of `page`, which has `rights`, is read-locked or settled by the caller.
+    pub(crate) unsafe fn serve(&self, page: u64, access: Access, rights: Rights) -> Result<Served, OutOfMemory> {
+        // SAFETY: the VMA keeps the tables (the caller); the walk starts after the VMA checks.
+        let cell = unsafe { self.tables.leaf_or_create(page) }?;
+        let mut present = cell.load();
+        loop {
+            if present.is_empty() {
+                let frame = self.memory.frames.alloc_zeroed(Owner::Anon)?;
+                match cell.compare_exchange(Entry::EMPTY, Entry::page(frame.phys(), rights)) {
+                    Ok(()) => {
+                        frame.into_raw();
+                        return Ok(Served::Installed);
+                    }
+                    // Another CPU was first. `frame` goes back here.
+                    Err(winner) => present = winner,
+                }
+            } else if present.allows(access) {
+                return Ok(Served::Spurious);
+            } else {
+                // The entry lags behind the VMA's rights: the page is the same, so no flush is needed.
+                match cell.compare_exchange(present, Entry::page(present.phys(), rights)) {
+                    Ok(()) => return Ok(Served::Installed),
+                    Err(now) => present = now,
+                }
+            }
+        }
+    }
+}
+
+/// Runs `f`, which may sleep, with interrupts on, and turns them off again.
+fn interrupts_on<P: Platform, T>(f: impl FnOnce() -> T) -> T {
+    P::interrupts_restore(InterruptState::On);
+    let result = f();
+    // They were off when the fault came, and the trap's return restores the rest.
+    let _ = P::interrupts_disable();
+    result
+}

@@ -1,0 +1,125 @@
+//! Flush first, free after.
+//!
+//! A transaction that takes translations away collects, while nothing may fail: the addresses, the frames that no entry
+//! holds any more, and the page tables that were unlinked. [`Gather::finish`] then does what must be done in this
+//! order: **one** TLB shootdown, to the CPUs that may hold the translations; the frames go back; the tables wait for a
+//! grace period, which thus begins after the acknowledgements (slot protocol, 8.4).
+//!
+//! Nothing is sent where nothing was present. Called by `unmap`, `map`, `protect`, `advise`, inside their transactions.
+
+use core::sync::atomic::{Ordering, fence};
+
+use abi::Counter;
+use arrayvec::ArrayVec;
+use sync::{FlushRequest, FlushScope, Platform};
+
+use crate::{
+    frame::{Frame, FrameList},
+    paging::Entry,
+    space::AddressSpace,
+};
+
+/// More pages than this, and the whole TLB is flushed: Linux's choice is 33.
+const MAX_PAGES: usize = 32;
+
+/// What must be flushed, and what can be freed after.
+#[must_use]
+pub(crate) struct Gather<'a, P: Platform> {
+    space: &'a AddressSpace<P>,
+    pages: ArrayVec<u64, MAX_PAGES>,
+    all: Scope,
+    frames: FrameList<P>,
+    tables: FrameList<P>,
+}
+
+/// How much `pages` says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Everything: the pages listed.
+    Listed,
+    /// Not enough: there are more, or cached upper levels must go too.
+    All,
+}
+
+impl<'a, P: Platform> Gather<'a, P> {
+    pub(crate) fn new(space: &'a AddressSpace<P>) -> Self {
+        let frames = space.memory.frames;
+        Gather {
+            space,
+            pages: ArrayVec::new(),
+            all: Scope::Listed,
+            frames: FrameList::new(frames),
+            tables: FrameList::new(frames),
+        }
+    }
+
+    /// The translation of `addr` was taken away, or lost rights.
+    pub(crate) fn flush_page(&mut self, addr: u64) {
+        if self.all == Scope::Listed && self.pages.try_push(addr).is_err() {
+            self.all = Scope::All;
+        }
+    }
+
+    /// `entry` was taken out of the leaf entry of `addr`: its frame is to be freed.
+    pub(crate) fn take_page(&mut self, addr: u64, entry: Entry) {
+        if entry.is_empty() {
+            return;
+        }
+        if entry.is_present() {
+            self.flush_page(addr);
+        }
+        self.free_entry(entry);
+    }
+
+    /// Takes apart the tables in `unlinked`, pages and all. Needs a full flush even if no page is left in them: the
+    /// processors may have cached the upper levels.
+    pub(crate) fn take_tables(&mut self, unlinked: &mut FrameList<P>) {
+        if unlinked.is_empty() {
+            return;
+        }
+        self.all = Scope::All;
+        let tables = &self.space.tables;
+        let (frames, space) = (&mut self.frames, self.space);
+        tables.dismantle(unlinked, &mut |entry| frames.push(frame_of(space, entry), 0), &mut self.tables);
+    }
+
+    fn free_entry(&mut self, entry: Entry) {
+        self.frames.push(frame_of(self.space, entry), 0);
+    }
+
+    /// Flushes, waits for all acknowledgements, frees.
+    pub(crate) fn finish(mut self) {
+        self.flush();
+        while let Some((frame, _)) = self.frames.pop() {
+            drop(frame);
+        }
+        while let Some((table, _)) = self.tables.pop() {
+            self.space.memory.frames.free_after_grace(table, &self.space.memory.rcu);
+        }
+    }
+
+    fn flush(&self) {
+        let scope = match self.all {
+            Scope::Listed if self.pages.is_empty() => return,
+            Scope::Listed => FlushScope::Pages(&self.pages),
+            Scope::All => FlushScope::All,
+        };
+        // Pairs with the fence of `join`: a CPU whose bit this load misses loads its CR3 after the fence, hence after
+        // the changes of the entries, and caches nothing old.
+        fence(Ordering::SeqCst);
+        let cpus = self.space.update.cpus();
+        if cpus.is_empty() {
+            return;
+        }
+        let asked = P::shootdown(&FlushRequest { root: self.space.root(), cpus, scope });
+        if asked > 0 {
+            self.space.memory.counters.bump(Counter::Shootdown);
+        }
+    }
+}
+
+/// The frame that a leaf entry held.
+fn frame_of<P: Platform>(space: &AddressSpace<P>, entry: Entry) -> Frame<P> {
+    // SAFETY: a leaf entry owns its frame (`fault` put `into_raw`'s number in), and it was taken out just once.
+    unsafe { space.memory.frames.from_raw(entry.phys()) }
+}

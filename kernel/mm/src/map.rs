@@ -1,0 +1,179 @@
+//! `mmap`: new private anonymous memory.
+//!
+//! A mapping into a hole is one publication. A `MAP_FIXED` mapping over others first turns the range into a tombstone,
+//! empties it as `munmap` does, and then publishes the new mapping in the tombstone's place: a fault in the range sees
+//! the old mapping, or waits, or sees the new one, and never a hole.
+
+use abi::{
+    Errno,
+    flags::{map, prot},
+};
+use sync::{Abort, AllocError, Platform, RcuGuard, Txn};
+
+use crate::{
+    addr::{PAGE_SIZE, PageRange},
+    edit::{Draft, Item},
+    placement::whole_pages,
+    space::{AddressSpace, MAX_MAP_COUNT},
+    unmap::Tables,
+    vma::{Access, Attributes, Rights, VmaFlags},
+};
+
+/// The arguments of `mmap`, but for the file.
+#[derive(Clone, Copy, Debug)]
+pub struct MapRequest {
+    /// Hint, or with `MAP_FIXED` the address.
+    pub addr: u64,
+    /// Length in bytes; rounded up to pages.
+    pub len: u64,
+    /// `PROT_*`; unknown bits are ignored, as on Linux.
+    pub prot: u32,
+    /// `MAP_*`.
+    pub flags: u32,
+}
+
+impl MapRequest {
+    /// Private anonymous memory, wherever there is room.
+    pub const fn anonymous(len: u64, prot: u32) -> MapRequest {
+        MapRequest { addr: 0, len, prot, flags: map::PRIVATE | map::ANONYMOUS }
+    }
+
+    /// Private anonymous memory at exactly `addr`.
+    pub const fn fixed(addr: u64, len: u64, prot: u32) -> MapRequest {
+        MapRequest { addr, len, prot, flags: map::PRIVATE | map::ANONYMOUS | map::FIXED }
+    }
+
+    pub(crate) const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    pub(crate) const fn is_fixed(&self) -> bool {
+        self.has(map::FIXED | map::FIXED_NOREPLACE)
+    }
+
+    fn attributes(&self) -> Attributes {
+        let flags = if self.has(map::NORESERVE) { VmaFlags::NORESERVE } else { VmaFlags::empty() };
+        Attributes { rights: Rights::from_prot(self.prot), flags }
+    }
+
+    /// Only private anonymous memory can be had yet.
+    fn check_type(&self) -> Result<(), Errno> {
+        match self.flags & map::TYPE {
+            map::PRIVATE if self.has(map::GROWSDOWN | map::HUGETLB) => Err(Errno::EINVAL),
+            map::PRIVATE if self.has(map::ANONYMOUS) => Ok(()),
+            map::PRIVATE | map::SHARED => Err(Errno::ENODEV),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+}
+
+impl<P: Platform> AddressSpace<P> {
+    /// `mmap(2)` of private anonymous memory. Returns its address.
+    ///
+    /// # Errors
+    /// As Linux, in its order: EINVAL (length 0), ENOMEM (length wraps; too many mappings; no hole, or above
+    /// [`USER_END`](crate::USER_END)), EINVAL (fixed and unaligned), EPERM (fixed and below
+    /// [`MMAP_MIN_ADDR`](abi::MMAP_MIN_ADDR)), EEXIST (`MAP_FIXED_NOREPLACE` and taken), EINVAL (unknown type), ENODEV
+    /// (shared memory: not there yet), ENOMEM (more than the machine has, without `MAP_NORESERVE`; kernel memory).
+    /// Nothing has changed then.
+    pub fn mmap(&self, request: MapRequest) -> Result<u64, Errno> {
+        let len = whole_pages(request.len)?;
+        let range = self.transaction(|txn| self.map_in(txn, &request, len))?;
+        if request.has(map::POPULATE | map::LOCKED) && !request.has(map::NONBLOCK) {
+            self.populate(range, request.prot);
+        }
+        Ok(range.start())
+    }
+
+    fn map_in(&self, txn: &mut Txn<'_, P>, request: &MapRequest, len: u64) -> Result<PageRange, Abort> {
+        if self.tree.len() > MAX_MAP_COUNT {
+            return Err(Errno::ENOMEM.into());
+        }
+        let guard = self.memory.rcu.read();
+        let range = self.place(&guard, request, len)?;
+        request.check_type()?;
+        self.check_commit(request, len)?;
+        self.insert_in(txn, guard, range, request.attributes())?;
+        Ok(range)
+    }
+
+    /// Puts a mapping at `range`, over whatever is there, joined with equal neighbours.
+    pub(crate) fn insert_in(
+        &self,
+        txn: &mut Txn<'_, P>,
+        guard: RcuGuard<'_, P>,
+        range: PageRange,
+        attributes: Attributes,
+    ) -> Result<(), Abort> {
+        let (left, right) = self.neighbours(&guard, &range.range());
+        let Some(burial) = self.draft_burial(&guard, range)? else {
+            // SAFETY: found under `guard`.
+            let draft = unsafe { join(left, None, range, attributes, right) }?;
+            draft.mark(txn, &guard)?;
+            let mut edit = draft.build(self, txn)?;
+            drop(guard);
+            let settled = txn.settle()?;
+            return edit.publish(txn, &settled, |_| ());
+        };
+        burial.check_count(self)?;
+        burial.mark(txn, &guard)?;
+        // A neighbour that will be joined goes with the second publication: it is marked with the others.
+        // SAFETY: found under `guard`.
+        unsafe { join(left, None, range, attributes, right) }?.mark(txn, &guard)?;
+        let burial = burial.build(self, txn)?;
+        // What touches the tombstone may be what is left of a mapping that the burial cuts.
+        let left = range.start().checked_sub(1).and_then(|addr| burial.new_at(addr)).or(left);
+        let right = burial.new_at(range.end()).or(right);
+        // SAFETY: found under `guard`, or new.
+        let rise = unsafe { join(left, burial.new_at(range.start()), range, attributes, right) }?;
+        let mut rise = rise.build(self, txn)?;
+        drop(guard);
+        let settled = txn.settle()?;
+        self.bury(txn, &settled, burial, range, Tables::Keep)?;
+        rise.publish(txn, &settled, |_| ()).expect("nobody else touches a live tombstone or what we have marked");
+        Ok(())
+    }
+
+    /// Linux's default overcommit rule: only a request beyond all memory of the machine is refused.
+    fn check_commit(&self, request: &MapRequest, len: u64) -> Result<(), Errno> {
+        let charged = request.prot & prot::WRITE != 0 && !request.has(map::NORESERVE);
+        if charged && len / PAGE_SIZE > self.memory.frames.total() { Err(Errno::ENOMEM) } else { Ok(()) }
+    }
+
+    /// Best effort, as on Linux: what cannot be had now comes by faults.
+    fn populate(&self, range: PageRange, prot: u32) {
+        let rights = Rights::from_prot(prot);
+        let access = if rights.contains(Rights::WRITE) { Access::Write } else { Access::Read };
+        if !rights.allow(access) {
+            return;
+        }
+        for page in range.pages() {
+            if self.fault_in(page, access).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A draft of a mapping at `range`, in place of `tombstone`, joined with `left` and `right` where they are alike.
+///
+/// # Safety
+/// The items' VMAs may be looked into, see [`VmaRef::get`](crate::vma::VmaRef::get).
+unsafe fn join(
+    left: Option<Item>,
+    tombstone: Option<Item>,
+    range: PageRange,
+    attributes: Attributes,
+    right: Option<Item>,
+) -> Result<Draft, AllocError> {
+    let mut draft = Draft::new();
+    // SAFETY: the caller's.
+    unsafe { draft.absorb(left, attributes) }?;
+    if let Some(tombstone) = tombstone {
+        draft.remove(tombstone)?;
+    }
+    draft.map(range.range(), attributes)?;
+    // SAFETY: the caller's.
+    unsafe { draft.absorb(right, attributes) }?;
+    Ok(draft)
+}
