@@ -1,2 +1,44 @@
 //! The machine: everything that knows it runs on an x86_64 computer.
-#![cfg_attr(target_os = "none", no_std)]
+//!
+//! | room | what it is |
+//! |---|---|
+//! | [`boot`] | from the boot loader's jump to threads on every CPU, one stage a line |
+//! | [`arch`] | registers, descriptors, vectors, page tables, other CPUs |
+//! | [`memory`], [`heap`], [`stack`] | physical memory at boot, the kernel heap, kernel stacks |
+//! | [`sched`] | threads |
+//! | [`platform`], [`system`] | the machine as `sync`, `mm` and `linux` see it |
+//! | [`init`], [`ktest`] | what the kernel is booted for: running a program, or tests |
+//! | [`clock`], [`random`] | the wall clock, random bytes |
+//! | [`console`], [`log`], [`stream`], [`fw_cfg`] | talking to the launcher |
+//! | [`acpi`] | what the firmware says about CPUs and timers |
+//! | [`panic`](mod@panic), [`exit`] | the end |
+//!
+//! On the host the package is an empty shell, so that the workspace checks everywhere.
+#![cfg(target_os = "none")]
+#![no_std]
+
+extern crate alloc;
+
+pub mod acpi;
+pub mod arch;
+pub mod boot;
+pub mod clock;
+pub mod console;
+pub mod exit;
+pub mod fw_cfg;
+pub mod heap;
+pub mod init;
+pub mod ktest;
+pub mod log;
+pub mod memory;
+pub mod panic;
+pub mod platform;
+pub mod random;
+pub mod sched;
+pub mod stack;
+pub mod stream;
+pub mod system;
+
+pub use boot::{BOOT_CONFIG, boot};
+#[doc(hidden)]
+pub use bootloader_api;

@@ -1,0 +1,157 @@
+//! TLB shootdown: removing translations from the TLBs of other CPUs, and knowing that they are gone.
+//!
+//! Each CPU has one **request** record, which it fills in as an initiator, and one **inbox**, a word in which bit `i` means
+//! that CPU `i`'s request is waiting to be served. An initiator sets its bit in each target's inbox, interrupts the targets
+//! whose inbox was empty, and waits until its record's `pending` mask is 0. A target takes its whole inbox with one swap,
+//! does what each request says, and clears its own bit in that request's `pending`.
+//!
+//! Any number of CPUs may initiate at once. They cannot deadlock: whoever waits here (or in any other spin of the kernel)
+//! serves its own inbox by [`serve`], with interrupts on or off.
+//!
+//! ## Orderings
+//!
+//! - Initiator: the caller's table changes, then `fence(SeqCst)`, then the inbox's `fetch_or` (Release). Target: inbox
+//!   `swap` (Acquire), then the flush, which is serialising: the target's later page walks see the changed tables.
+//! - The CPU mask that the caller hands in was read after a full fence of its own (`sync::txn`); a CPU that joins the address
+//!   space sets its bit, fences, and only then loads CR3: either the initiator sees the bit, or the new CPU's first walk sees
+//!   the new tables.
+//! - A target whose CR3 is another root acknowledges at once. It holds nothing of the root: loading CR3 dropped its
+//!   translations. If it is about to load this root, it does so after the Acquire, and walks the new tables.
+//! - Target: flush, then `pending.fetch_and` (Release). Initiator: reads 0 by Acquire, so the target's flushes, and its use of
+//!   the borrowed page list, come before the initiator's return, which may free the frames and drops the list.
+//! - A bit that an initiator finds set already in an inbox word (so that it sends no interrupt) was set by another initiator,
+//!   which sends its interrupt after its own `fetch_or`. The target's swap takes both or leaves both for that interrupt.
+
+use core::arch::asm;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+
+use abi::{Counter, MAX_CPUS};
+use sync::{CpuId, CpuSet, FlushRequest, FlushScope};
+
+use super::{cpu, idt, ipi, percpu};
+
+/// From how many pages on dropping everything is cheaper than page by page.
+const MANY_PAGES: usize = 32;
+
+/// What an initiator asks for. Written by its CPU while `pending` is 0; read by targets whose bit is set there.
+#[repr(align(128))]
+struct Request {
+    root: AtomicU64,
+    /// The pages to flush; null for everything.
+    pages: AtomicPtr<u64>,
+    page_count: AtomicUsize,
+    /// Targets that have not yet acknowledged.
+    pending: AtomicU64,
+}
+
+/// Requests that wait for one target: bit `i` is CPU `i`'s. Alone on its line, because every initiator writes it.
+#[repr(align(128))]
+struct Inbox(AtomicU64);
+
+static REQUESTS: [Request; MAX_CPUS] = [const {
+    Request {
+        root: AtomicU64::new(0),
+        pages: AtomicPtr::new(ptr::null_mut()),
+        page_count: AtomicUsize::new(0),
+        pending: AtomicU64::new(0),
+    }
+}; MAX_CPUS];
+
+static INBOXES: [Inbox; MAX_CPUS] = [const { Inbox(AtomicU64::new(0)) }; MAX_CPUS];
+
+/// Removes translations from the TLBs of all CPUs of the request; returns when all have acknowledged, with the number of
+/// other CPUs that were asked. See [`sync::Platform::shootdown`].
+pub fn shootdown(request: &FlushRequest<'_>) -> usize {
+    fence(Ordering::SeqCst);
+    let me = percpu::id();
+    let targets = request.cpus.without(me);
+    let mine = &REQUESTS[me.index()];
+    if !targets.is_empty() {
+        crate::memory::count(Counter::Shootdown, 1);
+        post(mine, request, targets, me);
+    }
+    if request.cpus.contains(me) && cpu::current_root() == request.root {
+        match request.scope {
+            FlushScope::Pages(pages) => flush_pages(pages),
+            FlushScope::All => flush_all(),
+        }
+    }
+    while mine.pending.load(Ordering::Acquire) != 0 {
+        serve();
+        core::hint::spin_loop();
+    }
+    targets.iter().count()
+}
+
+/// Fills in the own record and tells the targets.
+fn post(mine: &Request, request: &FlushRequest<'_>, targets: CpuSet, me: CpuId) {
+    debug_assert_eq!(mine.pending.load(Ordering::Relaxed), 0, "a shootdown inside a shootdown");
+    let (pages, count) = match request.scope {
+        FlushScope::Pages(pages) => (pages.as_ptr().cast_mut(), pages.len()),
+        FlushScope::All => (ptr::null_mut(), 0),
+    };
+    // Relaxed: the inboxes' Release publishes them.
+    mine.root.store(request.root, Ordering::Relaxed);
+    mine.pages.store(pages, Ordering::Relaxed);
+    mine.page_count.store(count, Ordering::Relaxed);
+    mine.pending.store(targets.0, Ordering::Relaxed);
+    let mut to_interrupt = CpuSet::EMPTY;
+    for target in targets.iter() {
+        if INBOXES[target.index()].0.fetch_or(me.bit().0, Ordering::Release) == 0 {
+            to_interrupt.0 |= target.bit().0;
+        }
+    }
+    ipi::send(to_interrupt, idt::FLUSH);
+}
+
+/// Serves all requests in this CPU's inbox. Called by the flush interrupt and by every spin in the kernel
+/// (`Platform::relax`), so the empty case is one load of the CPU's own line.
+#[inline]
+pub fn serve() {
+    let inbox = &INBOXES[percpu::id().index()].0;
+    // Relaxed: an empty look is only a hint, and the swap below acquires.
+    if inbox.load(Ordering::Relaxed) != 0 {
+        serve_inbox(inbox);
+    }
+}
+
+#[cold]
+fn serve_inbox(inbox: &AtomicU64) {
+    // With interrupts on, the flush interrupt may come between swap and acknowledgement: it finds an inbox without
+    // our requests, and we finish them when it returns. The CPU stays the same: nothing sleeps here.
+    let me = percpu::id();
+    let waiting = CpuSet(inbox.swap(0, Ordering::Acquire));
+    for initiator in waiting.iter() {
+        let request = &REQUESTS[initiator.index()];
+        if request.root.load(Ordering::Relaxed) == cpu::current_root() {
+            let pages = request.pages.load(Ordering::Relaxed);
+            if pages.is_null() {
+                flush_all();
+            } else {
+                let count = request.page_count.load(Ordering::Relaxed);
+                // SAFETY: the initiator's borrowed list lives until our bit is clear in `pending`.
+                flush_pages(unsafe { core::slice::from_raw_parts(pages, count) });
+            }
+        }
+        crate::memory::count(Counter::IpiFlush, 1);
+        request.pending.fetch_and(!me.bit().0, Ordering::Release);
+    }
+}
+
+/// Drops this CPU's translations of `pages`, and all its cached upper levels (SDM vol. 3, 4.10.4.1: INVLPG does both).
+fn flush_pages(pages: &[u64]) {
+    if pages.len() > MANY_PAGES {
+        return flush_all();
+    }
+    for page in pages {
+        // SAFETY: dropping translations changes nothing but what the next walks find.
+        unsafe { asm!("invlpg [{}]", in(reg) *page, options(nostack, preserves_flags)) };
+    }
+}
+
+/// Drops all of this CPU's non-global translations.
+fn flush_all() {
+    // SAFETY: the root that is loaded already.
+    unsafe { cpu::load_root(cpu::current_root()) };
+}

@@ -1,0 +1,128 @@
+//! What each trap means: the one place where a vector is decoded, and the only reader of CR2.
+//!
+//! [`trap_from_kernel_or_user`] runs on the interrupted thread's kernel stack with interrupts off, and may sleep only on
+//! behalf of user mode. What concerns threads and programs is handed to `crate::sched`; a trap out of user mode ends in
+//! [`sched::before_user_return`], which may reschedule or end the thread. A fault of the kernel itself is fatal, but for
+//! accesses to user memory, which are confined to `uaccess`.
+
+use core::mem::offset_of;
+
+use x86_64::registers::control::Cr2;
+
+use super::idt::{FIRST_INTERRUPT, FLUSH, NMI, NUDGE, PAGE_FAULT, SPURIOUS, TIMER};
+use super::{apic, fault, tlb, uaccess};
+use crate::{panic, sched};
+use mm::Access;
+
+/// All registers of the interrupted code, as the stubs in `idt` push them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the fields are the registers they are named after")]
+pub struct TrapFrame {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rbp: u64,
+    pub rdi: u64,
+    pub rsi: u64,
+    pub rdx: u64,
+    pub rcx: u64,
+    pub rbx: u64,
+    pub rax: u64,
+    pub vector: u64,
+    pub error: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+
+/// Where the stubs find the interrupted code segment.
+pub const CS_OFFSET: usize = offset_of!(TrapFrame, cs);
+
+// An odd number of words, pushed below a 16-byte aligned stack top less none: the frame must leave RSP aligned for `call`.
+const _: () = assert!(size_of::<TrapFrame>().is_multiple_of(16));
+
+impl TrapFrame {
+    /// Whether user code was interrupted.
+    pub fn from_user(&self) -> bool {
+        self.cs & 3 != 0
+    }
+}
+
+/// Decodes a page fault's error code (SDM vol. 3, 4.7).
+fn access_of(error: u64) -> Access {
+    const WRITE: u64 = 1 << 1;
+    const INSTRUCTION_FETCH: u64 = 1 << 4;
+    if error & INSTRUCTION_FETCH != 0 {
+        Access::Execute
+    } else if error & WRITE != 0 {
+        Access::Write
+    } else {
+        Access::Read
+    }
+}
+
+/// Called by `trap_entry` for all vectors but the four below.
+pub(super) extern "C" fn trap_from_kernel_or_user(frame: &mut TrapFrame) {
+    let from_user = frame.from_user();
+    match frame.vector as u8 {
+        PAGE_FAULT => page_fault(frame),
+        TIMER => {
+            apic::end_of_interrupt();
+            sched::on_tick(from_user);
+        }
+        NUDGE => {
+            apic::end_of_interrupt();
+            sched::on_nudge(from_user);
+        }
+        FLUSH => {
+            apic::end_of_interrupt();
+            tlb::serve();
+        }
+        SPURIOUS => {}
+        // The legacy controllers are masked; what they raise all the same is noise without an end-of-interrupt.
+        vector if (FIRST_INTERRUPT..FIRST_INTERRUPT + 16).contains(&vector) => {}
+        _ if from_user => sched::user_exception(frame),
+        _ => fault::fatal(frame, None),
+    }
+    if from_user {
+        sched::before_user_return(frame);
+    }
+}
+
+/// A page fault of a program, of the kernel on a program's behalf, or of the kernel by mistake.
+fn page_fault(frame: &mut TrapFrame) {
+    // Before anything else that could fault. A non-canonical address cannot get here (that is a general protection fault).
+    let address = Cr2::read_raw();
+    let access = access_of(frame.error);
+    if frame.from_user() {
+        return sched::page_fault(frame, address, access);
+    }
+    let Some(landing) = uaccess::landing(frame.rip) else { fault::fatal(frame, Some(address)) };
+    if address >= abi::USER_END {
+        fault::fatal(frame, Some(address));
+    }
+    if !sched::user_access_fault(address, access) {
+        // The copy routine gives up and says EFAULT.
+        frame.rip = landing;
+    }
+}
+
+/// Called by `paranoid_entry`: debug, NMI, double fault and machine check. These run on their own stacks and must
+/// neither sleep nor take locks.
+pub(super) extern "C" fn trap_paranoid(frame: &mut TrapFrame) {
+    match frame.vector as u8 {
+        NMI if panic::stop_asked() => super::cpu::halt_forever(),
+        super::idt::DOUBLE_FAULT => fault::fatal(frame, Some(Cr2::read_raw())),
+        // A program that sets the trap flag, or a breakpoint that outlived it: drop the flag and go on.
+        super::idt::DEBUG => frame.rflags &= !(1 << 8),
+        _ => fault::fatal(frame, None),
+    }
+}

@@ -1,0 +1,78 @@
+//! [`Machine`]: this computer, as the portable crates see it through [`sync::Platform`].
+
+use sync::{CpuId, CpuSet, FlushRequest, InterruptState, Platform, ThreadId};
+
+use crate::arch::{cpu, ipi, paging, percpu, timer, tlb};
+use crate::sched;
+
+/// The real machine. Never made: only its functions are used.
+pub enum Machine {}
+
+impl Platform for Machine {
+    #[inline]
+    fn cpu() -> CpuId {
+        percpu::id()
+    }
+
+    #[inline]
+    fn cpu_count() -> usize {
+        percpu::count()
+    }
+
+    #[inline]
+    fn interrupts_disable() -> InterruptState {
+        cpu::interrupts_disable()
+    }
+
+    #[inline]
+    fn interrupts_restore(state: InterruptState) {
+        cpu::interrupts_restore(state);
+    }
+
+    #[inline]
+    fn relax() {
+        core::hint::spin_loop();
+        tlb::serve();
+    }
+
+    #[inline]
+    fn now_ns() -> u64 {
+        timer::now_ns()
+    }
+
+    fn current_thread() -> ThreadId {
+        sched::current_id()
+    }
+
+    fn park(deadline_ns: Option<u64>) {
+        sched::park(deadline_ns);
+    }
+
+    fn unpark(thread: ThreadId) {
+        // SAFETY: the trait's contract: the caller guarantees that the thread has not ended.
+        unsafe { sched::unpark(thread) };
+    }
+
+    fn interrupted() -> bool {
+        sched::interrupted()
+    }
+
+    #[inline]
+    fn phys_to_virt(phys: u64) -> *mut u8 {
+        paging::phys_to_virt(phys)
+    }
+
+    fn shootdown(request: &FlushRequest<'_>) -> usize {
+        tlb::shootdown(request)
+    }
+
+    fn nudge(cpus: CpuSet) {
+        ipi::nudge(cpus);
+    }
+
+    #[inline]
+    fn prefetch(pointer: *const u8) {
+        // SAFETY: SSE's prefetch is part of x86_64 and a hint: it touches no register and never faults.
+        unsafe { core::arch::asm!("prefetcht0 [{}]", in(reg) pointer, options(nostack, preserves_flags, readonly)) };
+    }
+}
