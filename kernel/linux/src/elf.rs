@@ -1,8 +1,8 @@
 //! [`Image`]: an ELF file, checked against everything that loading it relies on.
 //!
 //! The file is not trusted: every offset, size and address is checked here, once, before anything is mapped, and what
-//! comes out cannot make the loader overflow, read past the file, or map outside the programs' half. Accepted are static
-//! executables (`ET_EXEC`) and static position-independent ones (`ET_DYN` without an interpreter) for x86_64.
+//! comes out cannot make the loader overflow, read past the file, or map outside the programs' half. Accepted are
+//! static executables (`ET_EXEC`) and static position-independent ones (`ET_DYN` without an interpreter) for x86_64.
 //! Section headers are not looked at: a program needs none, and a stripped or damaged table must not stop it.
 //!
 //! Sources: System V gABI, chapter 5; the processor supplement for AMD64; Linux's `fs/binfmt_elf.c`.
@@ -24,7 +24,8 @@ pub const MAX_SEGMENTS: usize = 32;
 /// Size of a program header of a 64-bit file.
 const PHENTSIZE: u16 = 56;
 
-/// A part of the file that becomes a mapping. Addresses are the file's: a position-independent image is moved as a whole.
+/// A part of the file that becomes a mapping. Addresses are the file's: a position-independent image is moved as a
+/// whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// First address.
@@ -244,9 +245,9 @@ fn segment(index: u16, entry: &elf::segment::ProgramHeader, file_len: usize, low
     if file_offset.checked_add(bytes).is_none_or(|end| end > file_len) {
         return Err(bad_data);
     }
-    // gABI: 0 and 1 mean no alignment, otherwise a power of two. Address and offset should agree in it; like Linux, we only
-    // insist that they agree within a page.
-    if !entry.p_align.max(1).is_power_of_two() || (entry.p_vaddr ^ entry.p_offset) % PAGE_SIZE != 0 {
+    // gABI: 0 and 1 mean no alignment, otherwise a power of two. Address and offset should agree in it; like Linux,
+    // we only insist that they agree within a page.
+    if !entry.p_align.max(1).is_power_of_two() || !(entry.p_vaddr ^ entry.p_offset).is_multiple_of(PAGE_SIZE) {
         return Err(ElfError::SegmentAlignment(index));
     }
     // USER_END is a multiple of the page size, so rounding up to pages stays below it too.
@@ -263,8 +264,8 @@ fn holds(segment: &Segment, address: u64) -> bool {
     address >= segment.start && address - segment.start < segment.len
 }
 
-/// Where the table of program headers lies in memory: in the segment that holds its file offset (Linux does the same, since
-/// `PT_PHDR` is optional).
+/// Where the table of program headers lies in memory: in the segment that holds its file offset (Linux does the same,
+/// since `PT_PHDR` is optional).
 fn headers_in_memory(header: &FileHeader<LittleEndian>, segments: &[Segment]) -> Option<u64> {
     let len = u64::from(header.e_phnum) * u64::from(PHENTSIZE);
     segments.iter().find_map(|segment| {

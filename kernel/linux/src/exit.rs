@@ -12,12 +12,14 @@ use crate::system::System;
 use crate::thread::Thread;
 use crate::usercopy;
 
-/// Ends `thread`, which is the calling thread and has left user mode for good; its address space is still the current one.
+/// Ends `thread`, which is the calling thread and has left user mode for good; its address space is still the current
+/// one.
 ///
-/// In this order: unlocks the robust futexes that it holds (`get_robust_list(2)`), clears the word at its clear-child-tid
-/// address and wakes one waiter (`set_tid_address(2)`), leaves the table of threads. The last thread of a process also
-/// unmaps its memory and wakes [`Process::wait_exit`](crate::Process::wait_exit). The address space's root table lives on until the last `Arc` of
-/// the process is gone, so that the caller's CPU may keep it loaded meanwhile.
+/// In this order: unlocks the robust futexes that it holds (`get_robust_list(2)`), clears the word at its
+/// clear-child-tid address and wakes one waiter (`set_tid_address(2)`), leaves the table of threads. The last thread
+/// of a process also unmaps its memory and wakes [`Process::wait_exit`](crate::Process::wait_exit). The address
+/// space's root table lives on until the last `Arc` of the process is gone, so that the caller's CPU may keep it
+/// loaded meanwhile.
 ///
 /// Sleeps; interrupts on, no lock held.
 pub fn thread_exit<S: System>(thread: &Arc<Thread<S>>) {
@@ -92,9 +94,10 @@ enum Entry {
     Pending,
 }
 
-/// Linux's `handle_futex_death`: if the word says that the dead thread owns it, says there that the owner died, and wakes one waiter.
+/// Linux's `handle_futex_death`: if the word says that the dead thread owns it, says there that the owner died, and
+/// wakes one waiter.
 fn release_robust_futex<S: System>(thread: &Thread<S>, address: u64, entry: Entry) -> Result<(), Errno> {
-    if address % 4 != 0 {
+    if !address.is_multiple_of(4) {
         return Err(Errno::EINVAL);
     }
     usercopy::check_range(address, 4)?;

@@ -1,6 +1,7 @@
 //! Exceptions that a program's instruction raised: page faults, served or deadly, and the rest, which are deadly.
 //!
-//! Called by the kernel's trap handlers with interrupts off; [`mm::AddressSpace::fault`] turns them on by itself for its slow path.
+//! Called by the kernel's trap handlers with interrupts off; [`mm::AddressSpace::fault`] turns them on by itself for
+//! its slow path.
 
 use abi::USER_END;
 use abi::flags::signal::{SIGKILL, SIGSEGV};
@@ -18,8 +19,8 @@ use crate::thread::Thread;
 pub enum UserFault {
     /// The instruction can run again.
     Served,
-    /// The process is told to die, the calling thread with it. The caller logs the report, if there is one: another thread may have ended the
-    /// process a moment earlier, and said so.
+    /// The process is told to die, the calling thread with it. The caller logs the report, if there is one: another
+    /// thread may have ended the process a moment earlier, and said so.
     Kill(Option<Report>),
 }
 

@@ -1,7 +1,7 @@
 //! Descriptors: the three streams that a program starts with, and their copies.
 //!
-//! There are no other files yet. The streams behave like pipes, which is what they are on the other side of the wire: no
-//! position, no terminal, one direction.
+//! There are no other files yet. The streams behave like pipes, which is what they are on the other side of the wire:
+//! no position, no terminal, one direction.
 
 use alloc::boxed::Box;
 

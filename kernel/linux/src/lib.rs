@@ -12,11 +12,11 @@
 //! | [`exit`] | how a thread leaves |
 //! | `files`, `limits`, `usercopy` | descriptors, resource limits, words from and to user memory |
 //!
-//! The kernel calls [`load()`], [`call()`], [`user_fault`], [`user_exception`] and [`thread_exit`]; everything that these need
-//! comes back through [`System`]. No statics, no assembly, no printing.
+//! The kernel calls [`load()`], [`call()`], [`user_fault`], [`user_exception`] and [`thread_exit`]; everything that
+//! these need comes back through [`System`]. No statics, no assembly, no printing.
 //!
-//! Locks: the spin locks of a process and of a thread are leaves. None is held while another is taken, while user memory
-//! is touched, or while the system is called.
+//! Locks: the spin locks of a process and of a thread are leaves. None is held while another is taken, while user
+//! memory is touched, or while the system is called.
 #![no_std]
 #![forbid(unsafe_code)]
 

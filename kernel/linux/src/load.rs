@@ -1,8 +1,8 @@
 //! [`load`]: from a program file to a process that is ready to run.
 //!
-//! The file is checked first ([`Image::parse`]); then a new address space gets one private anonymous mapping a segment, with the
-//! segment's exact rights, and a stack. Bytes are written through the kernel's physical window, so that a
-//! read-only segment never needs to be writable, not even for a moment. Nothing of a load that fails remains.
+//! The file is checked first ([`Image::parse`]); then a new address space gets one private anonymous mapping a
+//! segment, with the segment's exact rights, and a stack. Bytes are written through the kernel's physical window, so
+//! that a read-only segment never needs to be writable, not even for a moment. Nothing of a load that fails remains.
 //!
 //! Placement follows Linux without randomisation: fixed images where they say, movable ones from
 //! 0x5555_5555_4000 on, the heap (`brk`) right after the last segment, the stack below the top of the programs' half.
@@ -22,7 +22,7 @@ use crate::system::{System, UserRegs};
 use crate::thread::Thread;
 
 /// Where movable images go: two thirds of the programs' half, as on Linux (`ELF_ET_DYN_BASE`).
-const MOVABLE_BASE: u64 = USER_END / 3 * 2 & !(PAGE_SIZE - 1);
+const MOVABLE_BASE: u64 = (USER_END / 3 * 2) & !(PAGE_SIZE - 1);
 
 /// Lowest address of the first thread's stack.
 const STACK_BOTTOM: u64 = USER_END - STACK_SIZE;

@@ -1,4 +1,5 @@
-//! [`Process`]: an address space and the threads in it, with what they share: descriptors, signal actions, limits, and one end.
+//! [`Process`]: an address space and the threads in it, with what they share: descriptors, signal actions, limits,
+//! and one end.
 //!
 //! A process ends when its last thread has left user mode for good. The first cause of an end (a call of `exit_group`,
 //! a fatal signal) fixes the status and tells every thread to die; later causes change nothing. Threads that are being

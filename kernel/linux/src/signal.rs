@@ -1,12 +1,13 @@
 //! Signals without handlers: what is sent, blocked, ignored or deadly.
 //!
 //! Actions, masks and alternate stacks are kept and validated as on Linux, and a signal whose default action ends the
-//! process ends it. **Handlers do not run yet**: a signal that has one ends the process as if it had none, and the report
-//! says so. Stopping and continuing are not there either: such signals are accepted and dropped.
+//! process ends it. **Handlers do not run yet**: a signal that has one ends the process as if it had none, and the
+//! report says so. Stopping and continuing are not there either: such signals are accepted and dropped.
 //!
-//! A blocked signal waits in its thread's pending set, or in the process's if it was sent to the process and all threads
-//! block it; unblocking it acts. Sender and receiver meet without a common lock: the sender makes it pending and then looks at the mask, the
-//! receiver changes the mask and then looks at the pending sets, all in one total order (SeqCst), so one of them sees the other.
+//! A blocked signal waits in its thread's pending set, or in the process's if it was sent to the process and all
+//! threads block it; unblocking it acts. Sender and receiver meet without a common lock: the sender makes it pending
+//! and then looks at the mask, the receiver changes the mask and then looks at the pending sets, all in one total
+//! order (SeqCst), so one of them sees the other.
 
 use alloc::boxed::Box;
 

@@ -1,4 +1,5 @@
-//! The stack that a program starts with: arguments, environment, auxiliary vector (System V ABI for AMD64, section 3.4.1).
+//! The stack that a program starts with: arguments, environment, auxiliary vector (System V ABI for AMD64, section
+//! 3.4.1).
 //!
 //! ```text
 //! top    8 bytes of zeros

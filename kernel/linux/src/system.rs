@@ -135,7 +135,8 @@ pub trait System: Platform {
     /// Lets other threads of this CPU run first.
     fn yield_now();
 
-    /// Moves `thread` to `cpus` (never empty, all online); returns when it no longer runs on another CPU, if it is the caller.
+    /// Moves `thread` to `cpus` (never empty, all online); returns when it no longer runs on another CPU, if it is
+    /// the caller.
     fn set_affinity(thread: &Thread<Self>, cpus: CpuSet);
 
     /// The CPUs that run threads.
@@ -163,8 +164,8 @@ pub trait System: Platform {
     /// Says in the log how a signal ended a process. Callable with interrupts off.
     fn report(report: &Report);
 
-    /// Makes `thread`, whose [`Thread::killed`] is now true, notice it soon: unparks it if it sleeps, interrupts its CPU if it
-    /// is in user mode. The thread may not have been spawned yet, may be the caller, and may have ended.
+    /// Makes `thread`, whose [`Thread::killed`] is now true, notice it soon: unparks it if it sleeps, interrupts its
+    /// CPU if it is in user mode. The thread may not have been spawned yet, may be the caller, and may have ended.
     /// Callable with interrupts off.
     fn kill_kick(thread: &Thread<Self>);
 }

@@ -1,7 +1,8 @@
 //! [`Thread`]: one thread of a program, as its calls know it.
 //!
-//! The kernel's scheduler keeps an `Arc` of it beside its own thread, and its own data in [`Thread::task`]. The process's
-//! table holds another until [`thread_exit`](crate::thread_exit()), so a thread found there may be told to die, never freed under the finder.
+//! The kernel's scheduler keeps an `Arc` of it beside its own thread, and its own data in [`Thread::task`]. The
+//! process's table holds another until [`thread_exit`](crate::thread_exit()), so a thread found there may be told to
+//! die, never freed under the finder.
 //!
 //! Fields that only the thread itself changes are atomics with relaxed accesses: others may look (for reports), and
 //! nothing is published through them. What two threads may change together is behind a spin lock.
@@ -127,8 +128,8 @@ impl<S: System> Thread<S> {
 
     /// The signals that it blocks.
     pub(crate) fn blocked(&self) -> SignalSet {
-        // SeqCst with `add_pending`: either the sender sees the signal unblocked, or the thread, which looks for pending
-        // signals after it has unblocked, sees it pending.
+        // SeqCst with `add_pending`: either the sender sees the signal unblocked, or the thread, which looks for
+        // pending signals after it has unblocked, sees it pending.
         SignalSet(self.blocked.load(Ordering::SeqCst))
     }
 

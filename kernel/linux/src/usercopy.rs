@@ -8,7 +8,8 @@ use abi::{Errno, PAGE_SIZE, USER_END};
 
 use crate::system::System;
 
-/// Checks that `len` bytes from `address` lie in the programs' half, as Linux's `access_ok` does: without looking at them.
+/// Checks that `len` bytes from `address` lie in the programs' half, as Linux's `access_ok` does: without looking at
+/// them.
 ///
 /// # Errors
 /// `EFAULT`.

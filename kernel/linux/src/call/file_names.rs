@@ -1,7 +1,7 @@
 //! Calls that take a path, and those that describe a file.
 //!
-//! There is no file system yet, so every name is honestly not found; arguments are still checked as Linux does. The streams
-//! can be described: as pipes.
+//! There is no file system yet, so every name is honestly not found; arguments are still checked as Linux does. The
+//! streams can be described: as pipes.
 
 use core::marker::PhantomData;
 
@@ -163,7 +163,8 @@ fn statx<S: System>(caller: &Caller<'_, S>, [dirfd, path, flags, mask, address, 
         return Err(look_up(caller, dirfd, path));
     }
     caller.process().files.lock().get(dirfd as u32)?;
-    // struct statx: mask and block size, attributes, links and user, group and mode, inode, then sizes, times and devices.
+    // struct statx: mask and block size, attributes, links and user, group and mode, inode, then sizes, times and
+    // devices.
     let mut words = [0; 32];
     words[0] = STATX_BASIC_STATS | BLOCK_SIZE << 32;
     words[2] = 1 | USER_ID << 32;

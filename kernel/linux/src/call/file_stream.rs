@@ -1,7 +1,8 @@
 //! Reading and writing the streams.
 //!
-//! Data passes through one buffer on the kernel's stack. Copies stop at page boundaries, so that what lies before a page that
-//! cannot be accessed is still transferred, and counted, as on Linux: an error is only returned if nothing was.
+//! Data passes through one buffer on the kernel's stack. Copies stop at page boundaries, so that what lies before a
+//! page that cannot be accessed is still transferred, and counted, as on Linux: an error is only returned if nothing
+//! was.
 
 use core::marker::PhantomData;
 
@@ -149,8 +150,8 @@ fn write_from<S: System>(stream: Stream, memory: Memory) -> Result<u64, Errno> {
     partial(done, outcome)
 }
 
-/// Takes what the input has, at most a buffer full. Bytes that cannot be delivered because the program's memory cannot be
-/// written are lost.
+/// Takes what the input has, at most a buffer full. Bytes that cannot be delivered because the program's memory
+/// cannot be written are lost.
 fn read_to<S: System>(memory: Memory) -> Result<u64, Errno> {
     let limit = memory.checked_len::<S>()?;
     if limit == 0 {

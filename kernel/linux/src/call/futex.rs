@@ -58,7 +58,7 @@ struct Word {
 impl Word {
     /// The key of `address`, after Linux's checks of it (`get_futex_key`).
     fn key<S: System>(self, address: u64) -> Result<FutexKey, Errno> {
-        if address % 4 != 0 {
+        if !address.is_multiple_of(4) {
             return Err(Errno::EINVAL);
         }
         usercopy::check_range(address, 4)?;
@@ -69,7 +69,8 @@ impl Word {
     }
 }
 
-/// The deadline on [`sync::Platform::now_ns`]'s clock: `WAIT` is given a duration, `WAIT_BITSET` a point in time on one of two clocks.
+/// The deadline on [`sync::Platform::now_ns`]'s clock: `WAIT` is given a duration, `WAIT_BITSET` a point in time on
+/// one of two clocks.
 fn deadline<S: System>(operation: u32, timeout: u64) -> Result<u64, Errno> {
     let timeout = Timespec::read::<S>(timeout)?.checked_ns()?;
     Ok(if operation & !(op::PRIVATE_FLAG | op::CLOCK_REALTIME) == op::WAIT {

@@ -16,9 +16,10 @@ impl<S: System> Calls<S> {
         &[(nr::mmap, mmap), (nr::munmap, munmap), (nr::mprotect, mprotect), (nr::madvise, madvise), (nr::brk, brk)];
 }
 
-/// `mmap(addr, len, prot, flags, fd, offset)`. Only anonymous memory can be mapped: the descriptors that exist are streams.
+/// `mmap(addr, len, prot, flags, fd, offset)`. Only anonymous memory can be mapped: the descriptors that exist are
+/// streams.
 fn mmap<S: System>(caller: &Caller<'_, S>, [addr, len, prot, flags, fd, offset]: Args) -> Result<u64, Errno> {
-    if offset % PAGE_SIZE != 0 {
+    if !offset.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     // Linux uses the low 32 bits of both, and ignores rights that it does not know.

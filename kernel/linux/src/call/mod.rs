@@ -1,9 +1,9 @@
 //! The calls of programs: registers in, one value or one error number out.
 //!
-//! [`call`] looks the number up in one table that is put together from the families' lists at compile time, and turns the
-//! outcome into the program's `rax`. A family is a file; each call is a function that decodes and checks all its
-//! arguments first, in Linux's order, and then acts. A call that Linux has but this kernel has not yet fails with `ENOSYS`
-//! like an unknown one, and is counted and logged with it.
+//! [`call`] looks the number up in one table that is put together from the families' lists at compile time, and turns
+//! the outcome into the program's `rax`. A family is a file; each call is a function that decodes and checks all its
+//! arguments first, in Linux's order, and then acts. A call that Linux has but this kernel has not yet fails with
+//! `ENOSYS` like an unknown one, and is counted and logged with it.
 
 mod file;
 mod file_names;
@@ -96,8 +96,8 @@ impl<S: System> Table<S> {
     const REF: &'static [Option<Handler<S>>; NUMBERS] = &Self::HANDLERS;
 }
 
-/// Serves one call: number in `rax`, arguments in `rdi rsi rdx r10 r8 r9`; writes the result, or the negated error number,
-/// to `rax` and changes nothing else in `regs`. Interrupts on, on the thread's own kernel stack.
+/// Serves one call: number in `rax`, arguments in `rdi rsi rdx r10 r8 r9`; writes the result, or the negated error
+/// number, to `rax` and changes nothing else in `regs`. Interrupts on, on the thread's own kernel stack.
 pub fn call<S: System>(thread: &Arc<Thread<S>>, regs: &mut UserRegs) -> Control {
     S::memory().counters.bump(Counter::Call);
     let number = regs.rax;

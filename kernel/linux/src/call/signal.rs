@@ -161,7 +161,8 @@ fn rt_sigtimedwait<S: System>(caller: &Caller<'_, S>, [set, info, timeout, size,
     Ok(u64::from(number))
 }
 
-/// `rt_sigsuspend(set, size)`: with another mask, sleeps until a signal is handled. None is, so it ends with the process.
+/// `rt_sigsuspend(set, size)`: with another mask, sleeps until a signal is handled. None is, so it ends with the
+/// process.
 fn rt_sigsuspend<S: System>(caller: &Caller<'_, S>, [set, size, ..]: Args) -> Result<u64, Errno> {
     if size != SET_SIZE {
         return Err(Errno::EINVAL);
@@ -214,13 +215,12 @@ fn sigaltstack<S: System>(caller: &Caller<'_, S>, [new, old, ..]: Args) -> Resul
 
 /// `kill(pid, signal)`: a process can reach itself only. Its number is its group's too.
 fn kill<S: System>(caller: &Caller<'_, S>, [pid, number, ..]: Args) -> Result<u64, Errno> {
-    let number = checked_sent(number)?;
     let own = caller.process().id() as i32;
     let pid = pid as i32;
     if pid != 0 && pid != own && pid != -own {
         return Err(Errno::ESRCH);
     }
-    if let Some(number) = number {
+    if let Some(number) = checked_sent(number)? {
         signal::send_to_process(caller.process(), number, caller.thread);
     }
     Ok(0)

@@ -1,7 +1,7 @@
 //! Calls that make, name and end threads.
 //!
-//! New threads share everything with their maker. A `clone` that asks for a new process fails with `ENOSYS`: there is no
-//! `fork` yet.
+//! New threads share everything with their maker. A `clone` that asks for a new process fails with `ENOSYS`: there is
+//! no `fork` yet.
 
 use core::marker::PhantomData;
 

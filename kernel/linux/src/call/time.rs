@@ -1,7 +1,8 @@
 //! Clocks and sleeps.
 //!
-//! Two clocks: [`sync::Platform::now_ns`] stands for all monotonic ones, [`System::realtime_ns`] for all that count from 1970. The
-//! second never jumps, because nobody can set it, so a sleep until a point on it is a sleep until a point on the first.
+//! Two clocks: [`sync::Platform::now_ns`] stands for all monotonic ones, [`System::realtime_ns`] for all that count
+//! from 1970. The second never jumps, because nobody can set it, so a sleep until a point on it is a sleep until a
+//! point on the first.
 
 use core::marker::PhantomData;
 
