@@ -1,0 +1,223 @@
+//! The kernel's main thread: does what the launcher asked for, checks the accounts, and ends the machine.
+//!
+//! `run` loads a program, waits for its end and then proves that **every frame came back**: once the process is gone, its
+//! threads are reaped and all grace periods are over, each owner must have exactly as many frames as before the program
+//! was loaded, and all owners, free and cached frames together must make up the whole memory.
+//!
+//! What goes wrong with the launcher's wishes is one line on the console and `REFUSED`; a wrong account is the list of owners and
+//! `CHECK_FAILED`. A program's own failure is neither: its status travels in a frame.
+
+use alloc::boxed::Box;
+use core::fmt::{self, Write};
+
+use abi::exit::{CHECK_FAILED, DONE, REFUSED};
+use abi::fw_cfg as names;
+use abi::wire::Kind;
+use abi::{Counter, MAX_CPUS};
+use linux::{ExitStatus, Loaded, System, UserRegs};
+use mm::{Owner, Usage};
+use sync::{Arc, CpuId, Platform};
+
+use crate::arch::paging;
+use crate::fw_cfg::{self, ReadError};
+use crate::memory::memory;
+use crate::platform::Machine;
+use crate::{clock, exit, ktest, sched, stack, stream};
+
+/// Why the kernel did not do what it was asked for.
+enum Refusal {
+    /// No `opt/tessera/mode` file.
+    NoMode,
+    /// A mode that this kernel does not have.
+    UnknownMode,
+    /// No program file in mode `run`.
+    NoProgram,
+    /// A file of the launcher's could not be read.
+    Unreadable(&'static str, ReadError),
+    /// The program could not be loaded.
+    Load(linux::LoadError),
+    /// Its first thread could not be started.
+    Start(abi::Errno),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NoMode => write!(f, "the launcher did not say what to do ({} is missing)", names::MODE),
+            Refusal::UnknownMode => write!(f, "{} is neither `run` nor `test`", names::MODE),
+            Refusal::NoProgram => write!(f, "there is no program to run ({} is missing)", names::PROGRAM),
+            Refusal::Unreadable(name, ReadError::NoMemory) => write!(f, "{name} does not fit into the kernel's memory"),
+            Refusal::Unreadable(name, ReadError::Device) => write!(f, "{name} could not be read from the device"),
+            Refusal::Load(error) => write!(f, "program not loaded: {error}"),
+            Refusal::Start(errno) => write!(f, "program not started: {}", errno.name()),
+        }
+    }
+}
+
+/// The main thread's life. Called by `boot` on a kernel thread when all CPUs run.
+pub fn main(_: u64) {
+    clock::init();
+    let mut buffer = [0; 16];
+    let done = match fw_cfg::read_small(names::MODE, &mut buffer) {
+        Some(b"run") => run(),
+        Some(b"test") => Ok(ktest::run_requested()),
+        Some(_) => Err(Refusal::UnknownMode),
+        None => Err(Refusal::NoMode),
+    };
+    let value = done.unwrap_or_else(|refusal| {
+        log::error!("{refusal}");
+        REFUSED
+    });
+    exit::exit(value)
+}
+
+/// Runs the launcher's program to its end.
+fn run() -> Result<u8, Refusal> {
+    let program = read(names::PROGRAM)?.ok_or(Refusal::NoProgram)?;
+    let args = read(names::ARGS)?;
+    let env = read(names::ENV)?;
+    let before = memory().frames.usage();
+    let status = {
+        let args = args.as_deref().unwrap_or(b"program\0");
+        let process = start(&program, args, env.as_deref().unwrap_or_default())?;
+        process.wait_exit()
+    };
+    settle();
+    if planted("leak-frame") {
+        // The check below must catch it.
+        core::mem::forget(memory().frames.alloc(Owner::Anon));
+    }
+    let value = check_frames(&before, &memory().frames.usage());
+    if fw_cfg::read_small(names::STATS, &mut [0; 4]) == Some(b"1") {
+        send_stats();
+    }
+    send_exit(status);
+    Ok(value)
+}
+
+fn read(name: &'static str) -> Result<Option<Box<[u8]>>, Refusal> {
+    fw_cfg::read(name).map_err(|error| Refusal::Unreadable(name, error))
+}
+
+/// Loads and starts the first process.
+fn start(program: &[u8], args: &[u8], env: &[u8]) -> Result<Arc<linux::Process<Machine>>, Refusal> {
+    let loaded = linux::load(program, args, env, paging::kernel_root()).map_err(Refusal::Load)?;
+    let Loaded { process, thread, regs } = loaded;
+    start_thread(thread, &regs).map_err(Refusal::Start)?;
+    Ok(process)
+}
+
+/// Starts the first thread of a loaded process; if that fails, the process is taken down again.
+///
+/// # Errors
+/// As [`System::spawn`].
+pub fn start_thread(thread: Arc<linux::Thread<Machine>>, regs: &UserRegs) -> Result<(), abi::Errno> {
+    Machine::spawn(thread.clone(), regs).inspect_err(|_| linux::thread_exit(&thread))
+}
+
+/// Waits until nothing of ended programs is left: their threads reaped, their deferred frees done, their kernel stacks given back.
+pub fn settle() {
+    sched::wait_all_reaped();
+    // Two, because what the first one's callbacks free may defer more.
+    memory().rcu.barrier();
+    memory().rcu.barrier();
+    stack::drain(sched::online());
+}
+
+/// Compares the accounts and sends them; returns what goes to the debug-exit port.
+fn check_frames(before: &Usage, after: &Usage) -> u8 {
+    let mut text = Text::new();
+    for &owner in Owner::ALL {
+        let _ = writeln!(text, "{} {} {}", owner.name(), before.owned_by(owner), after.owned_by(owner));
+    }
+    stream::send(Kind::Frames, text.bytes());
+    if same_frames(before, after) {
+        log::info!(
+            "frames: all {} accounted for ({} free, {} cached), as before the program",
+            after.total,
+            after.free,
+            after.cached
+        );
+        return DONE;
+    }
+    report_difference(before, after);
+    CHECK_FAILED
+}
+
+/// Whether every owner has what it had, and nothing is missing.
+pub fn same_frames(before: &Usage, after: &Usage) -> bool {
+    after.adds_up() && after.total == before.total && after.owned == before.owned
+}
+
+/// Says in the log which owners' counts differ.
+pub fn report_difference(before: &Usage, after: &Usage) {
+    for &owner in Owner::ALL {
+        let (had, has) = (before.owned_by(owner), after.owned_by(owner));
+        if had != has {
+            log::error!("frames: {} had {had} before and has {has} now", owner.name());
+        }
+    }
+    if !after.adds_up() {
+        let owned: u64 = after.owned.iter().sum();
+        let Usage { total, free, cached, .. } = *after;
+        log::error!("frames: {free} free, {cached} cached and {owned} owned do not make {total}");
+    }
+}
+
+/// Sends how the first process ended.
+fn send_exit(status: ExitStatus) {
+    let (how, number) = match status {
+        ExitStatus::Exited(code) => (0, code as u32),
+        ExitStatus::Signalled(signal) => (1, signal),
+    };
+    stream::send_frame(Kind::Exit, &[&[how], &number.to_le_bytes()]);
+}
+
+/// Sends every CPU's counters.
+fn send_stats() {
+    const COUNTERS: usize = abi::counter::COUNTERS;
+    let cpus = Machine::cpu_count();
+    let counters = &memory().counters;
+    let mut bytes = [0; 8 + MAX_CPUS * COUNTERS * 8];
+    bytes[..4].copy_from_slice(&(cpus as u32).to_le_bytes());
+    bytes[4..8].copy_from_slice(&(COUNTERS as u32).to_le_bytes());
+    let values = (0..cpus).flat_map(|cpu| Counter::ALL.iter().map(move |&counter| (CpuId(cpu as u32), counter)));
+    for (place, (cpu, counter)) in bytes[8..].chunks_exact_mut(8).zip(values) {
+        place.copy_from_slice(&counters.get(cpu, counter).to_le_bytes());
+    }
+    stream::send(Kind::Stats, &bytes[..8 + cpus * COUNTERS * 8]);
+}
+
+/// Whether the launcher asked for the planted fault `name`.
+pub fn planted(name: &str) -> bool {
+    let mut buffer = [0; 256];
+    let Some(list) = fw_cfg::read_small(names::PLANT, &mut buffer) else { return false };
+    list.split(|&byte| byte == 0).any(|entry| entry == name.as_bytes())
+}
+
+/// Text of a limited length, without memory.
+pub(crate) struct Text {
+    bytes: [u8; 512],
+    len: usize,
+}
+
+impl Text {
+    pub(crate) const fn new() -> Text {
+        Text { bytes: [0; 512], len: 0 }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl Write for Text {
+    /// What does not fit is cut off.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = &mut self.bytes[self.len..];
+        let count = room.len().min(text.len());
+        room[..count].copy_from_slice(&text.as_bytes()[..count]);
+        self.len += count;
+        Ok(())
+    }
+}

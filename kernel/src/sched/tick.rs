@@ -1,0 +1,120 @@
+//! Time: the tick, time slices, and what the one-shot timer is set to.
+//!
+//! While a thread runs, its CPU ticks every [`TICK_NS`]: sleepers wake, RCU advances, and a program's thread that has had its
+//! slice gives way if another one waits. Only user code is interrupted for good: a thread in the kernel finds
+//! `need_resched` when it is about to return to user mode. An idle CPU ticks only while RCU callbacks wait for a grace
+//! period; else its timer is set to its first sleeper's deadline, or off.
+
+use core::cell::Cell;
+
+use abi::MAX_CPUS;
+use core::sync::atomic::Ordering;
+use sync::Platform;
+
+use super::switch::is_idle;
+use super::{runqueue, sleep};
+use crate::arch::percpu::{self, Cpu};
+use crate::arch::{cpu, timer};
+use crate::memory::memory;
+use crate::platform::Machine;
+
+/// Between two ticks of a CPU that runs a thread.
+pub(super) const TICK_NS: u64 = 4_000_000;
+
+/// Ticks in user mode after which a thread gives way to one that waits.
+const SLICE_TICKS: u32 = 2;
+
+/// One CPU's clockwork, used by that CPU only, with interrupts off.
+#[repr(align(128))]
+struct Clock {
+    /// What the timer is set to; `u64::MAX`: off.
+    armed_ns: Cell<u64>,
+    /// Ticks that found a thread running here since the last one that found no other waiting.
+    ticks: Cell<u32>,
+}
+
+struct Clocks([Clock; MAX_CPUS]);
+
+// SAFETY: each CPU uses its own element only, with interrupts off.
+unsafe impl Sync for Clocks {}
+
+static CLOCKS: Clocks = Clocks([const { Clock { armed_ns: Cell::new(u64::MAX), ticks: Cell::new(0) } }; MAX_CPUS]);
+
+fn clock() -> &'static Clock {
+    debug_assert_eq!(cpu::interrupt_state(), sync::InterruptState::Off);
+    &CLOCKS.0[percpu::id().index()]
+}
+
+fn set(clock: &Clock, deadline_ns: u64) {
+    clock.armed_ns.set(deadline_ns);
+    if deadline_ns == u64::MAX { timer::disarm() } else { timer::arm(deadline_ns) }
+}
+
+/// Makes sure that this CPU's timer fires no later than `deadline_ns`. Interrupts are off.
+pub(super) fn arm_before(deadline_ns: u64) {
+    let clock = clock();
+    if deadline_ns < clock.armed_ns.get() {
+        set(clock, deadline_ns);
+    }
+}
+
+/// This CPU begins to run threads: it ticks from now on. Interrupts are off.
+pub(super) fn begin() {
+    clock().ticks.set(0);
+    arm_before(Machine::now_ns() + TICK_NS);
+}
+
+/// This CPU is about to halt: the timer is set to what it has to wake up for. Interrupts are off.
+pub(super) fn begin_idle() {
+    let clock = clock();
+    let sleeper = sleep::first_deadline(percpu::id()).unwrap_or(u64::MAX);
+    let rcu = if memory().rcu.pending() { Machine::now_ns() + TICK_NS } else { u64::MAX };
+    let wanted = sleeper.min(rcu);
+    // Equal only if nothing is to be done: a fired timer has put MAX there.
+    if wanted != clock.armed_ns.get() {
+        set(clock, wanted);
+    }
+}
+
+/// The timer has fired. Interrupts are off; `from_user` says what it interrupted.
+pub fn on_tick(from_user: bool) {
+    let cpu = percpu::id();
+    let clock = clock();
+    clock.armed_ns.set(u64::MAX);
+    let now_ns = Machine::now_ns();
+    let woken = sleep::expire(cpu, now_ns);
+    if is_idle() {
+        // The idle loop does the rest when this interrupt has ended its halt.
+        return;
+    }
+    let rcu = &memory().rcu;
+    if from_user {
+        rcu.quiescent();
+    }
+    rcu.poll();
+    if runqueue::waiting(cpu) == 0 {
+        clock.ticks.set(0);
+    } else {
+        clock.ticks.set(clock.ticks.get() + 1);
+        // Who slept with a deadline does not wait for the end of somebody else's slice.
+        if woken > 0 || clock.ticks.get() >= SLICE_TICKS {
+            clock.ticks.set(0);
+            Cpu::current().need_resched.store(true, Ordering::Relaxed);
+        }
+    }
+    let sleeper = sleep::first_deadline(cpu).unwrap_or(u64::MAX);
+    set(clock, sleeper.min(now_ns + TICK_NS));
+}
+
+/// Another CPU asked this one to look up: for a thread to run, or for a quiescent state. Interrupts are off.
+pub fn on_nudge(from_user: bool) {
+    if is_idle() {
+        return;
+    }
+    if from_user {
+        memory().rcu.quiescent();
+    } else {
+        // Inside the kernel it may be in a read section: report at the return to user mode, or at the next switch.
+        Cpu::current().need_resched.store(true, Ordering::Relaxed);
+    }
+}
