@@ -1,1 +1,59 @@
-//! Host: the launcher.
+//! The launcher: from a source tree to a verdict about a booted kernel. Runs on the host; behind `cargo run`, and under
+//! the test harness.
+//!
+//! | module | its one question |
+//! |---|---|
+//! | [`toolchain`] | which compiler builds the kernel? |
+//! | [`image`] | what boots, and is it built? |
+//! | [`programs`] | where are the project's own user programs? |
+//! | [`emulator`] | which QEMU, which firmware? |
+//! | [`machine`] | which machine is to be started? |
+//! | [`session`](self) | what does it say, and is it still alive? |
+//! | [`run`], [`status`] | what became of it? |
+//! | [`wire`], [`console`], [`stats`] | what do its bytes mean? |
+//! | [`monitor`], [`symbols`] | where is each CPU? |
+//! | [`cli`], [`launch`] | what does the person want? |
+//! | [`program`] | can this file run at all? |
+//! | [`nested`], [`packages`], [`workspace`] | how do we start other tools, install them, and where do we write? |
+//!
+//! ```no_run
+//! use qemu::{Image, Machine, Verdict, kernel_image};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let run = Machine::new(&kernel_image(Image::Kernel)?).cpus(2).program("/tmp/hello".as_ref(), ["hello"]).run()?;
+//! assert_eq!(run.verdict, Verdict::Done);
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod console;
+pub mod emulator;
+pub mod image;
+pub mod launch;
+pub mod machine;
+pub mod monitor;
+pub mod nested;
+pub mod packages;
+pub mod program;
+pub mod programs;
+pub mod run;
+mod say;
+mod session;
+pub mod stats;
+pub mod status;
+
+mod stream;
+pub mod symbols;
+pub mod toolchain;
+pub mod wire;
+pub mod workspace;
+
+pub use image::{Built, Image, kernel_image};
+pub use machine::{Machine, Payload, Stdin};
+pub use programs::{c_program, user_program};
+pub use run::{Event, Outcome, ProgramExit, Run, TestResult, Verdict};
+pub use say::say;
+pub use stats::{FrameAccount, Stats};
+pub use symbols::Symbols;

@@ -1,0 +1,224 @@
+//! The command line.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::machine::{MAX_MEM_MIB, MIN_MEM_MIB};
+
+/// Boots the Tessera kernel in QEMU and runs a program on it. Without a command: a demonstration.
+#[derive(Debug, Parser)]
+#[command(name = "tessera", bin_name = "cargo run --", version, after_help = EXIT_STATUSES)]
+pub struct Cli {
+    /// Options of the machine.
+    #[command(flatten)]
+    pub machine: MachineOptions,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+const EXIT_STATUSES: &str = "Exit status: the program's own (128 and the signal's number if one killed it); or 2 bad input, \
+    69 set-up or QEMU failed, 70 kernel panic, 71 machine reset, 72 refused by the kernel, 73 page frames missing at the \
+    end, 74 broken stream, 124 time was up. All but the first come with a line on standard error.";
+
+/// Options of every command that boots a machine.
+#[derive(Clone, Debug, Args)]
+pub struct MachineOptions {
+    /// Number of CPUs, 1 to 64 [default: 4]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=abi::MAX_CPUS as i64))]
+    pub cpus: Option<u32>,
+    /// Memory in MiB, 128 to 65536 [default: 512]
+    #[arg(long, global = true, value_name = "MIB",
+        value_parser = clap::value_parser!(u32).range(i64::from(MIN_MEM_MIB)..=i64::from(MAX_MEM_MIB)))]
+    pub mem: Option<u32>,
+    /// Stop the machine after this long, boot included [default: 60]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub timeout: Option<u32>,
+    /// Show the kernel's log down to this level
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log: Option<Level>,
+    /// Plant a fault on purpose: the checks must catch it.
+    #[arg(long, global = true, value_name = "NAME", hide = true)]
+    pub plant: Vec<String>,
+}
+
+impl MachineOptions {
+    /// MiB of memory, asked for or by default.
+    pub fn mem_mib(&self) -> u32 {
+        self.mem.unwrap_or(512)
+    }
+
+    /// CPUs, asked for or by default.
+    pub fn cpu_count(&self) -> u32 {
+        self.cpus.unwrap_or(4)
+    }
+
+    /// Longest time that the machine may run.
+    pub fn time_limit(&self) -> Duration {
+        Duration::from_secs(self.timeout.unwrap_or(60).into())
+    }
+}
+
+/// Levels of the kernel's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// Nothing.
+    Off,
+    /// What went wrong.
+    Error,
+    /// What may be wrong.
+    Warn,
+    /// What happens.
+    Info,
+    /// What happens, in detail.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Level {
+    /// The kernel's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Off => "off",
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+            Level::Trace => "trace",
+        }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run a static x86_64 Linux program: its streams and its exit status are passed through.
+    #[command(override_usage = "cargo run -- run [OPTIONS] PROGRAM [ARGS]...")]
+    Run(RunOptions),
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct RunOptions {
+    /// Print each CPU's counters and the account of page frames to standard error at the end
+    #[arg(long)]
+    pub stats: bool,
+    /// Put a variable into the program's environment; it has no others
+    #[arg(long, value_name = "NAME=VALUE", value_parser = clap::builder::OsStringValueParser::new())]
+    pub env: Vec<OsString>,
+    /// The program, and everything after it for the program
+    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_name = "PROGRAM [ARGS]",
+        value_parser = clap::builder::OsStringValueParser::new())]
+    pub command: Vec<OsString>,
+}
+
+impl RunOptions {
+    /// The program's file.
+    pub fn program(&self) -> PathBuf {
+        self.command.first().map(PathBuf::from).unwrap_or_default()
+    }
+
+    /// The first variable that is no `NAME=VALUE`.
+    pub fn bad_variable(&self) -> Option<&OsStr> {
+        let bad =
+            |variable: &&OsString| matches!(variable.as_bytes().iter().position(|&byte| byte == b'='), None | Some(0));
+        self.env.iter().find(bad).map(OsString::as_os_str)
+    }
+}
+
+/// Why there is nothing to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NoCommand {
+    /// The person asked for this text (`--help`, `--version`).
+    Asked(String),
+    /// The command line makes no sense, in one line.
+    Wrong(String),
+}
+
+/// Reads a command line; the first word is the launcher's name.
+///
+/// # Errors
+/// A text to print instead.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, NoCommand> {
+    Cli::try_parse_from(words).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => NoCommand::Asked(error.to_string()),
+        _ => NoCommand::Wrong(one_line(&error.to_string())),
+    })
+}
+
+/// The message of an error without the usage below it.
+fn one_line(text: &str) -> String {
+    let end = ["\n\nUsage:", "\n\nFor more"].iter().filter_map(|below| text.find(below)).min().unwrap_or(text.len());
+    let words: Vec<&str> = text[..end].trim_start_matches("error: ").split_whitespace().collect();
+    format!("{} (--help shows what there is)", words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cli(line: &str) -> Result<Cli, NoCommand> {
+        parse(std::iter::once("tessera").chain(line.split(' ').filter(|word| !word.is_empty())).map(OsString::from))
+    }
+
+    fn run(line: &str) -> (MachineOptions, RunOptions) {
+        let cli = cli(line).unwrap();
+        let Some(Verb::Run(run)) = cli.verb else { panic!("{line}: no run") };
+        (cli.machine, run)
+    }
+
+    #[test]
+    fn everything_after_the_program_is_the_programs() {
+        let (machine, run) = run("run --cpus 2 ./p --cpus 9 -x --help -- y");
+        assert_eq!(machine.cpus, Some(2));
+        assert_eq!(run.command, ["./p", "--cpus", "9", "-x", "--help", "--", "y"]);
+    }
+
+    #[test]
+    fn machine_options_stand_before_or_after_the_verb() {
+        assert_eq!(run("--mem 256 run ./p").0.mem, Some(256));
+        assert_eq!(run("run --mem 256 ./p").0.mem, Some(256));
+        assert_eq!(cli("--cpus 64 --log trace").unwrap().machine.log, Some(Level::Trace));
+    }
+
+    #[test]
+    fn bounds_are_checked() {
+        for line in [
+            "--cpus 0",
+            "--cpus 65",
+            "--cpus x",
+            "--mem 1",
+            "--mem 65537",
+            "--timeout 0",
+            "--log loud",
+            "--nope",
+            "walk",
+            "run",
+            "run --nope ./p",
+            "run --cpus 0 ./p",
+        ] {
+            let Err(NoCommand::Wrong(text)) = cli(line) else { panic!("{line} passed") };
+            assert!(!text.contains('\n') && !text.contains("error:"), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn variables_need_a_name() {
+        assert!(run("run --env A=b --env C= ./p").1.bad_variable().is_none());
+        assert_eq!(run("run --env =b ./p").1.bad_variable(), Some(OsStr::new("=b")));
+        assert_eq!(run("run --env A ./p").1.bad_variable(), Some(OsStr::new("A")));
+    }
+
+    #[test]
+    fn help_is_no_error() {
+        for line in ["--help", "run --help", "--version"] {
+            assert!(matches!(cli(line), Err(NoCommand::Asked(_))), "{line}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The launcher's commands: the demonstration, and running a program.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+
+use abi::Counter;
+use anyhow::Result;
+
+use crate::cli::{self, Cli, MachineOptions, NoCommand, RunOptions, Verb};
+use crate::image::{Built, Image, kernel_image};
+use crate::machine::{Machine, Stdin};
+use crate::program;
+use crate::programs::user_program;
+use crate::run::{Event, ProgramExit, Run, Verdict};
+use crate::say::say;
+use crate::status;
+use crate::symbols::Symbols;
+
+/// Console lines shown after a failure.
+const TAIL: usize = 40;
+
+/// Does what the command line says, and returns the exit status.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
+    let cli = match cli::parse(words) {
+        Ok(cli) => cli,
+        Err(NoCommand::Asked(text)) => {
+            print!("{text}");
+            return 0;
+        }
+        Err(NoCommand::Wrong(text)) => {
+            say(text);
+            return status::BAD_INPUT;
+        }
+    };
+    let Cli { machine, verb } = cli;
+    let result = match verb {
+        None => demonstrate(&machine),
+        Some(Verb::Run(options)) => run_program(&machine, &options),
+    };
+    result.unwrap_or_else(|error| match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(io::ErrorKind::BrokenPipe) => status::BROKEN_PIPE,
+        Some(_) => {
+            say(format_args!("cannot write: {error:#}"));
+            status::STREAM
+        }
+        None => {
+            say(format_args!("{error:#}"));
+            status::SET_UP
+        }
+    })
+}
+
+/// A machine with what every command's options say about it.
+fn machine(image: &Built, options: &MachineOptions) -> Machine {
+    let machine = Machine::new(image)
+        .cpus(options.cpu_count())
+        .mem_mib(options.mem_mib())
+        .timeout(options.time_limit())
+        .log(options.log.map_or("info", cli::Level::name));
+    if options.plant.is_empty() {
+        return machine;
+    }
+    machine.plant(&options.plant.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// `cargo run`: boots, shows how, runs a program that uses the memory manager hard, and shows what was counted.
+fn demonstrate(options: &MachineOptions) -> Result<u8> {
+    let image = kernel_image(Image::Kernel)?;
+    let demo = user_program("demo")?;
+    let machine = machine(&image, options).program(&demo, ["demo"]).stats();
+    let mut out = io::stdout().lock();
+    let run = machine.run_with(|event| {
+        match event {
+            Event::Console(line) => writeln!(out, "{line}")?,
+            Event::Stdout(bytes) => out.write_all(bytes)?,
+            Event::Stderr(bytes) => io::stderr().write_all(bytes)?,
+            _ => {}
+        }
+        out.flush()
+    })?;
+    if let Some(stats) = &run.stats {
+        write!(out, "\n{}", stats.table())?;
+    }
+    if let Some(frames) = &run.frames {
+        writeln!(out, "\n{}", frames.summary())?;
+    }
+    writeln!(out, "{}", summary(&run, options))?;
+    out.flush()?;
+    Ok(conclude(&run, &image, Path::new("demo")))
+}
+
+/// One line about a demonstration.
+fn summary(run: &Run, options: &MachineOptions) -> String {
+    let mut parts = vec![format!(
+        "Tessera on {} CPUs, {} MiB: {} in {:.1} s",
+        options.cpu_count(),
+        options.mem_mib(),
+        run.verdict.summary(),
+        run.elapsed.as_secs_f32()
+    )];
+    if let Some(booted) = run.booted {
+        parts.push(format!("{:.1} s of it to boot", booted.as_secs_f32()));
+    }
+    if let Some(exit) = run.exit {
+        parts.push(format!("the program {exit}"));
+    }
+    if let Some(stats) = &run.stats {
+        parts.push(format!(
+            "{} page faults, {} under a VMA's own lock",
+            stats.total(Counter::Fault),
+            stats.total(Counter::FaultLocked)
+        ));
+    }
+    parts.join("; ")
+}
+
+/// `run PROGRAM ARGS`: the program's streams and status are ours.
+fn run_program(options: &MachineOptions, run: &RunOptions) -> Result<u8> {
+    let program = run.program();
+    if let Some(variable) = run.bad_variable() {
+        say(format_args!("--env {}: not of the form NAME=VALUE", variable.display()));
+        return Ok(status::BAD_INPUT);
+    }
+    if let Err(why) = program::check(&program, options.mem_mib()) {
+        say(format_args!("{}: {why}", program.display()));
+        return Ok(status::BAD_INPUT);
+    }
+
+    let image = kernel_image(Image::Kernel)?;
+    // Without --log nothing is shown, but a report about a failure wants the story.
+    let mut machine = machine(&image, options).program(&program, &run.command).env(&run.env);
+    machine = machine.stdin(Stdin::Inherit);
+    if run.stats {
+        machine = machine.stats();
+    }
+    let show_log = options.log.is_some();
+    let mut out = io::stdout().lock();
+    let ended = machine.run_with(|event| match event {
+        Event::Stdout(bytes) => out.write_all(bytes).and_then(|()| out.flush()),
+        Event::Stderr(bytes) => io::stderr().write_all(bytes),
+        Event::Console(line) if show_log => writeln!(io::stderr(), "{line}"),
+        _ => Ok(()),
+    })?;
+    if run.stats {
+        if let Some(stats) = &ended.stats {
+            eprint!("{}", stats.table());
+        }
+        if let Some(frames) = &ended.frames {
+            say(frames.summary());
+        }
+    }
+    Ok(conclude(&ended, &image, &program))
+}
+
+/// The exit status for a machine that has run, after saying on standard error what went wrong, if anything did.
+fn conclude(run: &Run, image: &Built, program: &Path) -> u8 {
+    if let Some(failure) = status::of_failure(&run.verdict) {
+        let symbols = Symbols::load(&image.elf).unwrap_or_default();
+        if let (Verdict::CheckFailed, Some(frames)) = (&run.verdict, &run.frames) {
+            say(frames.summary());
+        }
+        say(run.failure_report(&symbols, TAIL).trim_end());
+        return failure;
+    }
+    match run.exit {
+        Some(exit) => {
+            if matches!(exit, ProgramExit::Signal(_)) {
+                say(format_args!("{} {exit}", program.display()));
+            }
+            exit.shell_status()
+        }
+        None => {
+            say("the kernel ended without saying how the program did");
+            status::STREAM
+        }
+    }
+}

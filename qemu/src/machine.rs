@@ -1,0 +1,287 @@
+//! The emulated machine, described: CPUs, memory, what the kernel is handed, and how long it may run.
+//!
+//! [`Machine::run`] starts it; [`crate::session`] does the work. Defaults are those of `cargo run`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use abi::fw_cfg;
+use anyhow::{Context, Result};
+
+use crate::emulator::{Emulator, Firmware};
+use crate::image::Built;
+use crate::nested::{answer, on_path};
+use crate::run::{Event, Run};
+use crate::session;
+
+/// Fewest MiB of memory that the firmware and the kernel boot with.
+pub const MIN_MEM_MIB: u32 = 128;
+
+/// Most MiB of memory on offer.
+pub const MAX_MEM_MIB: u32 = 64 * 1024;
+
+/// What a file for the kernel holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// What this file holds when the machine starts.
+    File(PathBuf),
+}
+
+/// What the program reads on its standard input.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Stdin {
+    /// Nothing: the end at once.
+    #[default]
+    Null,
+    /// These bytes, then the end.
+    Bytes(Vec<u8>),
+    /// Whatever this process reads on its own standard input.
+    Inherit,
+}
+
+/// A machine that can be started, any number of times.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub(crate) image: Built,
+    pub(crate) timeout: Duration,
+    pub(crate) stdin: Stdin,
+    cpus: u32,
+    mem_mib: u32,
+    files: Vec<(&'static str, Payload)>,
+    qemu_args: Vec<OsString>,
+}
+
+impl Machine {
+    /// A machine that boots `image`: 4 CPUs, 512 MiB, a minute.
+    pub fn new(image: &Built) -> Machine {
+        Machine {
+            image: image.clone(),
+            timeout: Duration::from_secs(60),
+            stdin: Stdin::Null,
+            cpus: 4,
+            mem_mib: 512,
+            files: Vec::new(),
+            qemu_args: Vec::new(),
+        }
+    }
+
+    /// With this many CPUs, 1 to [`abi::MAX_CPUS`].
+    pub fn cpus(mut self, cpus: u32) -> Machine {
+        self.cpus = cpus;
+        self
+    }
+
+    /// With this much memory, [`MIN_MEM_MIB`] to [`MAX_MEM_MIB`].
+    pub fn mem_mib(mut self, mem_mib: u32) -> Machine {
+        self.mem_mib = mem_mib;
+        self
+    }
+
+    /// Stopped after this long, boot included.
+    pub fn timeout(mut self, timeout: Duration) -> Machine {
+        self.timeout = timeout;
+        self
+    }
+
+    /// With a file for the kernel, by its name in [`abi::fw_cfg`]; a second one of the same name replaces the first.
+    pub fn file(mut self, name: &'static str, payload: Payload) -> Machine {
+        self.files.retain(|(other, _)| *other != name);
+        self.files.push((name, payload));
+        self
+    }
+
+    /// Runs a program with these arguments, of which the first is its name for itself.
+    pub fn program(self, program: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Machine {
+        self.file(fw_cfg::MODE, Payload::Bytes(b"run".to_vec()))
+            .file(fw_cfg::PROGRAM, Payload::File(program.to_owned()))
+            .file(fw_cfg::ARGS, nul_ended(args))
+    }
+
+    /// With these `NAME=value` in the program's environment.
+    pub fn env(self, env: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Machine {
+        self.file(fw_cfg::ENV, nul_ended(env))
+    }
+
+    /// Runs guest tests: these, or all that do not panic if none is named.
+    pub fn tests(self, names: &[&str]) -> Machine {
+        let machine = self.file(fw_cfg::MODE, Payload::Bytes(b"test".to_vec()));
+        if names.is_empty() { machine } else { machine.file(fw_cfg::TESTS, nul_ended(names)) }
+    }
+
+    /// With the kernel's log on the console down to this level: `error`, `warn`, `info`, `debug`, `trace`, or `off`.
+    pub fn log(self, level: &str) -> Machine {
+        self.file(fw_cfg::LOG, Payload::Bytes(level.as_bytes().to_vec()))
+    }
+
+    /// Asks for the counters at the end.
+    pub fn stats(self) -> Machine {
+        self.file(fw_cfg::STATS, Payload::Bytes(b"1".to_vec()))
+    }
+
+    /// Plants these faults on purpose: the checks must catch them.
+    pub fn plant(self, names: &[&str]) -> Machine {
+        self.file(fw_cfg::PLANT, nul_ended(names))
+    }
+
+    /// With something for the program to read.
+    pub fn stdin(mut self, stdin: Stdin) -> Machine {
+        self.stdin = stdin;
+        self
+    }
+
+    /// With these words at the end of QEMU's command line.
+    pub fn qemu_args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Machine {
+        self.qemu_args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Starts the machine, waits for its end, and keeps what the program wrote.
+    ///
+    /// # Errors
+    /// QEMU is missing or cannot be started. What goes wrong later is a [`crate::run::Verdict`].
+    pub fn run(&self) -> Result<Run> {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut run = self.run_with(|event| {
+            match event {
+                Event::Stdout(bytes) => stdout.extend_from_slice(bytes),
+                Event::Stderr(bytes) => stderr.extend_from_slice(bytes),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        run.stdout = stdout;
+        run.stderr = stderr;
+        Ok(run)
+    }
+
+    /// Starts the machine and hands on what happens as it happens; an error from `on` stops the machine.
+    ///
+    /// # Errors
+    /// QEMU is missing or cannot be started, or the error of `on` (an [`std::io::Error`]).
+    pub fn run_with(&self, on: impl FnMut(Event<'_>) -> std::io::Result<()>) -> Result<Run> {
+        session::run(self, &Emulator::find()?, on)
+    }
+
+    /// QEMU's command line. `dir` is a directory of this machine's own for the files that go with it. The stream port
+    /// is file descriptor 0, the console 1: no name to connect to, and nothing left over when one of us dies.
+    pub(crate) fn command(&self, emulator: &Emulator, dir: &Path) -> Result<Command> {
+        let mut command = killed_with_us(&emulator.qemu);
+        command.args(["-nodefaults", "-display", "none", "-machine", "q35", "-cpu", "max,-la57,-erms"]);
+        command.args(["-accel", "tcg,thread=multi"]);
+        command.arg("-smp").arg(self.cpus.to_string()).arg("-m").arg(format!("{}M", self.mem_mib));
+        // A reset stops the machine where it stands, so that a report can say where that was.
+        command.args(["-action", "reboot=shutdown,shutdown=pause"]);
+        command.args(["-chardev", "socket,id=console,fd=1", "-serial", "chardev:console"]);
+        command.args(["-chardev", "socket,id=stream,fd=0", "-serial", "chardev:stream"]);
+        command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        command.arg("-chardev").arg(joined("socket,id=monitor,path=", &monitor_socket(dir)));
+        command.args(["-mon", "chardev=monitor,mode=control"]);
+        match &emulator.firmware {
+            Firmware::Whole(file) => command.arg("-bios").arg(file),
+            Firmware::Flash { code, vars } => {
+                let own = dir.join("vars");
+                std::fs::copy(vars, &own).with_context(|| format!("cannot copy {}", vars.display()))?;
+                command.arg("-drive").arg(joined("if=pflash,unit=0,format=raw,readonly=on,file=", code));
+                command.arg("-drive").arg(joined("if=pflash,unit=1,format=raw,file=", &own))
+            }
+        };
+        command.arg("-drive").arg(joined("if=none,id=disk,format=raw,readonly=on,file=", &self.image.disk));
+        command.args(["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+        for (index, (name, payload)) in self.files.iter().enumerate() {
+            let file = match payload {
+                Payload::File(file) => file.clone(),
+                Payload::Bytes(bytes) => {
+                    let file = dir.join(format!("file-{index}"));
+                    std::fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
+                    file
+                }
+            };
+            command.arg("-fw_cfg").arg(joined(&format!("name={name},file="), &file));
+        }
+        command.args(&self.qemu_args);
+        Ok(command)
+    }
+}
+
+/// Where QEMU finds the monitor's socket.
+pub(crate) fn monitor_socket(dir: &Path) -> PathBuf {
+    dir.join("monitor")
+}
+
+/// A command that the system kills when we die, however we die, where there is a tool for that (Linux's `setpriv`). It
+/// watches the thread that starts the command: that one must stay until the command has ended.
+fn killed_with_us(program: &Path) -> Command {
+    const WITH_US: [&str; 2] = ["--pdeathsig", "KILL"];
+    if let Some(setpriv) = on_path("setpriv")
+        && answer(Command::new(&setpriv).args(WITH_US).arg("true")).is_some()
+    {
+        let mut command = Command::new(setpriv);
+        command.args(WITH_US).arg(program);
+        return command;
+    }
+    Command::new(program)
+}
+
+/// Strings as the kernel takes lists of them: each ended by a NUL byte.
+fn nul_ended(strings: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Payload {
+    let mut bytes = Vec::new();
+    for string in strings {
+        bytes.extend_from_slice(string.as_ref().as_bytes());
+        bytes.push(0);
+    }
+    Payload::Bytes(bytes)
+}
+
+/// A QEMU option that ends in a path: commas in the path are doubled, which is how QEMU's options quote them.
+fn joined(option: &str, path: &Path) -> OsString {
+    let mut bytes = option.as_bytes().to_vec();
+    for &byte in path.as_os_str().as_bytes() {
+        bytes.push(byte);
+        if byte == b',' {
+            bytes.push(byte);
+        }
+    }
+    OsStr::from_bytes(&bytes).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine::new(&Built { disk: "/images/a,b.img".into(), elf: "/images/a.elf".into() })
+    }
+
+    fn words(machine: &Machine) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let emulator = Emulator { qemu: "/bin/qemu".into(), firmware: Firmware::Whole("/bin/fw".into()) };
+        let command = machine.command(&emulator, dir.path()).unwrap();
+        command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn the_command_line_says_what_was_asked_for() {
+        let words = words(&machine().cpus(8).mem_mib(256).log("debug").qemu_args(["-d", "int"]));
+        let pair = |first: &str, second: &str| words.windows(2).any(|pair| pair == [first, second]);
+        assert!(pair("-smp", "8") && pair("-m", "256M") && pair("-d", "int"), "{words:?}");
+        assert!(words.iter().any(|word| word.starts_with("name=opt/tessera/log,file=")));
+        assert!(words.contains(&"if=none,id=disk,format=raw,readonly=on,file=/images/a,,b.img".to_owned()));
+    }
+
+    #[test]
+    fn a_file_of_the_same_name_replaces_the_first() {
+        let machine = machine().log("info").log("trace");
+        assert_eq!(machine.files, [(fw_cfg::LOG, Payload::Bytes(b"trace".to_vec()))]);
+    }
+
+    #[test]
+    fn lists_end_each_string() {
+        assert_eq!(nul_ended(["a", "", "b c"]), Payload::Bytes(b"a\0\0b c\0".to_vec()));
+        assert_eq!(nul_ended([OsStr::from_bytes(b"\xff")]), Payload::Bytes(b"\xff\0".to_vec()));
+    }
+}
