@@ -1,5 +1,5 @@
 //! How a thread leaves: the promises made to user mode about its end, then the table of threads, and after the last one
-//! the process's memory.
+//! the end of the process.
 
 use core::num::NonZeroU64;
 
@@ -16,10 +16,9 @@ use crate::usercopy;
 /// one.
 ///
 /// In this order: unlocks the robust futexes that it holds (`get_robust_list(2)`), clears the word at its
-/// clear-child-tid address and wakes one waiter (`set_tid_address(2)`), leaves the table of threads. The last thread
-/// of a process also unmaps its memory and wakes [`Process::wait_exit`](crate::Process::wait_exit). The address
-/// space's root table lives on until the last `Arc` of the process is gone, so that the caller's CPU may keep it
-/// loaded meanwhile.
+/// clear-child-tid address and wakes one waiter (`set_tid_address(2)`), leaves the table of threads. After the last
+/// thread, [`Process::wait_exit`](crate::Process::wait_exit) returns. The address space lives on until the last `Arc`
+/// of the process is gone, and must not be loaded on any CPU then.
 ///
 /// Sleeps; interrupts on, no lock held.
 pub fn thread_exit<S: System>(thread: &Arc<Thread<S>>) {

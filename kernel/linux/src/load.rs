@@ -117,6 +117,7 @@ pub fn load<S: System>(file: &[u8], args: &[u8], env: &[u8], kernel_root: u64) -
     }
     space.set_brk_start(image.extent().end.wrapping_add(bias));
     map_fixed(&space, STACK_BOTTOM, STACK_SIZE, image.stack_prot)?;
+    space.set_stack(stack.sp);
     space.write_initial(stack.sp, &stack.bytes)?;
 
     let process = Process::new(space)?;

@@ -99,7 +99,8 @@ impl<S: System> Process<S> {
         &self.space
     }
 
-    /// Sleeps until the last thread has ended and the memory is unmapped, and says how the process ended.
+    /// Sleeps until the last thread has ended, and says how the process ended. Its memory goes with the last `Arc` of it,
+    /// which may be the caller's.
     pub fn wait_exit(&self) -> ExitStatus {
         // Acquire pairs with `finish`.
         let finished = || self.finished.load(Ordering::Acquire);
@@ -200,10 +201,9 @@ impl<S: System> Process<S> {
         }
     }
 
-    /// The last thread has left: gives the memory back and tells whoever waits.
+    /// The last thread has left: tells whoever waits.
     pub(crate) fn finish(&self) {
-        self.space.clear();
-        // Release: who sees it also sees the memory gone.
+        // Release: who sees it also sees the status.
         self.finished.store(true, Ordering::Release);
         self.exited.wake_all();
     }

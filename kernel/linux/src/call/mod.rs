@@ -99,7 +99,6 @@ impl<S: System> Table<S> {
 /// Serves one call: number in `rax`, arguments in `rdi rsi rdx r10 r8 r9`; writes the result, or the negated error
 /// number, to `rax` and changes nothing else in `regs`. Interrupts on, on the thread's own kernel stack.
 pub fn call<S: System>(thread: &Arc<Thread<S>>, regs: &mut UserRegs) -> Control {
-    S::memory().counters.bump(Counter::Call);
     let number = regs.rax;
     let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
     let handler = usize::try_from(number).ok().and_then(|number| *Table::<S>::REF.get(number)?);
