@@ -8,7 +8,8 @@
 //! | boot stack | [`BOOT_STACK`] | the boot CPU's first stack, made by the boot loader |
 //! | image | [`IMAGE`] | text read-execute, constants read-only, data read-write: by the ELF segments |
 //!
-//! Nothing is writable and executable ([`check`] walks the tables and says so). All pages are global. Every root entry that
+//! No page is writable and executable ([`check`] walks the tables and says so), and no frame is executable in the image and
+//! writable there at another address; the window alone sees all frames as data. All pages are global. Every root entry that
 //! these regions need exists before the first address space is made, and none is added later, so an address space
 //! shares them by copying the upper 256 entries of [`kernel_root`].
 //!
@@ -240,8 +241,16 @@ fn build(layout: &Layout, frame: impl FnMut() -> Option<u64>) -> Result<(), NoFr
         mapper.map(WINDOW + phys, phys, level, Rights::ReadWrite)?;
         phys += span(level);
     }
+    let mut last = None;
     for segment in segments() {
+        // The boot loader maps the file's own frames. Segments that share a page of the file would make it both.
+        let first = translate_in(loader_root, segment.start);
+        assert!(
+            last.is_none_or(|(frame, rights)| Some(frame) != first || rights == segment.rights),
+            "segments share a frame"
+        );
         copy_mapping(&mut mapper, loader_root, segment.start..segment.end, segment.rights)?;
+        last = translate_in(loader_root, segment.end - 4096).map(|frame| (frame, segment.rights));
     }
     copy_mapping(&mut mapper, loader_root, layout.boot_stack.clone(), Rights::ReadWrite)?;
     mapper.map(LOCAL_APIC, layout.local_apic, 1, Rights::Device)?;

@@ -27,9 +27,10 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
 use abi::{Counter, MAX_CPUS};
-use sync::{CpuId, CpuSet, FlushRequest, FlushScope};
+use sync::{CpuId, CpuSet, FlushRequest, FlushScope, InterruptGuard};
 
 use super::{cpu, idt, ipi, percpu};
+use crate::platform::Machine;
 
 /// From how many pages on dropping everything is cheaper than page by page.
 const MANY_PAGES: usize = 32;
@@ -118,8 +119,9 @@ pub fn serve() {
 
 #[cold]
 fn serve_inbox(inbox: &AtomicU64) {
-    // With interrupts on, the flush interrupt may come between swap and acknowledgement: it finds an inbox without
-    // our requests, and we finish them when it returns. The CPU stays the same: nothing sleeps here.
+    // Not for the protocol (a flush interrupt in between would find the inbox without our requests) but for the counter, which
+    // is a plain load and store.
+    let _off = InterruptGuard::<Machine>::new();
     let me = percpu::id();
     let waiting = CpuSet(inbox.swap(0, Ordering::Acquire));
     for initiator in waiting.iter() {
