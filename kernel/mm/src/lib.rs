@@ -49,6 +49,8 @@ mod placement;
 mod protect;
 mod report;
 pub mod space;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod tree;
 mod unmap;
 mod vma;

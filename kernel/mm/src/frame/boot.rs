@@ -24,6 +24,9 @@ use crate::addr::{PAGE_SIZE, PhysRange, page_ceil, page_floor};
 /// Bytes that one section describes.
 const SECTION_BYTES: u64 = SECTION_FRAMES as u64 * PAGE_SIZE;
 
+/// Bytes of the largest block, to which frame number 0 is aligned.
+const BLOCK_BYTES: u64 = PAGE_SIZE << MAX_ORDER;
+
 /// No region has room for the allocator's own metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMemory;
@@ -36,7 +39,7 @@ impl<P: Platform> Frames<P> {
     /// [`NoMemory`] if no region can hold the metadata of all of them (about 32 bytes for each page).
     ///
     /// # Safety
-    /// The regions are disjoint RAM below 16 TiB, nobody else uses them from now on, and `P::phys_to_virt` and `P::cpu`
+    /// The regions are disjoint RAM within 16 TiB, nobody else uses them from now on, and `P::phys_to_virt` and `P::cpu`
     /// work. Called before any other CPU runs.
     pub unsafe fn new(regions: &[PhysRange]) -> Result<Frames<P>, NoMemory> {
         let whole_pages = |region: &PhysRange| {
@@ -44,19 +47,24 @@ impl<P: Platform> Frames<P> {
             let end = page_floor(region.end);
             (start < end).then_some(PhysRange { start, end })
         };
-        let usable = || regions.iter().filter_map(whole_pages);
+        let base = regions.iter().filter_map(whole_pages).map(|region| region.start).min().ok_or(NoMemory)?;
+        let base = base & !(BLOCK_BYTES - 1);
+        // From here on, addresses are relative to `base`.
+        let relative = |region: PhysRange| PhysRange { start: region.start - base, end: region.end - base };
+        let usable = || regions.iter().filter_map(whole_pages).map(relative);
 
         let layout = Layout::of::<P>(usable());
         let home = usable().find(|region| region.end - region.start >= layout.bytes).ok_or(NoMemory)?;
         let carved = PhysRange { start: home.start, end: home.start + layout.bytes };
 
-        let base = P::phys_to_virt(carved.start);
+        let area = P::phys_to_virt(base + carved.start);
         // SAFETY: `layout` was computed for these regions; the carved range is page-aligned, large enough, mapped and
         // unused (the caller).
-        let zone = unsafe { layout.write::<P>(base, usable()) };
+        let zone = unsafe { layout.write::<P>(area, usable()) };
         let frames = Frames { zone };
         // SAFETY: `zone` was just written, and nobody else has it yet.
         let zone = unsafe { &mut *frames.zone.as_ptr() };
+        zone.base = base;
         zone.meta_frames = layout.bytes / PAGE_SIZE;
         zone.total = usable().map(|region| (region.end - region.start) / PAGE_SIZE).sum();
         for region in usable() {
@@ -159,6 +167,8 @@ unsafe fn write_zone<P: Platform>(zone: NonNull<Zone<P>>, sections: NonNull<[Opt
     // SAFETY: as above.
     unsafe { field.write(sections) };
     for field in [
+        // SAFETY: as above.
+        unsafe { &raw mut (*zone).base },
         // SAFETY: as above.
         unsafe { &raw mut (*zone).total },
         // SAFETY: as above.

@@ -12,7 +12,6 @@ use super::{
     Frame, Frames,
     meta::{NONE, Pfn},
 };
-use crate::addr::PAGE_SIZE;
 
 /// A stack of frame handles, each with a small number beside it.
 pub(crate) struct FrameList<P: Platform> {
@@ -32,8 +31,9 @@ impl<P: Platform> FrameList<P> {
 
     /// Puts `frame` on top, and remembers `tag` with it.
     pub(crate) fn push(&mut self, frame: Frame<P>, tag: u32) {
-        let pfn = (frame.into_raw() / PAGE_SIZE) as Pfn;
-        let meta = self.frames.zone().meta(pfn);
+        let zone = self.frames.zone();
+        let pfn = zone.pfn(frame.into_raw());
+        let meta = zone.meta(pfn);
         meta.set_link(0, self.head);
         meta.set_link(1, tag);
         self.head = pfn;
@@ -45,10 +45,11 @@ impl<P: Platform> FrameList<P> {
             return None;
         }
         let pfn = self.head;
-        let meta = self.frames.zone().meta(pfn);
+        let zone = self.frames.zone();
+        let meta = zone.meta(pfn);
         self.head = meta.link(0);
         // SAFETY: `push` made a number of the handle, and the list forgets it here.
-        let frame = unsafe { self.frames.from_raw(u64::from(pfn) * PAGE_SIZE) };
+        let frame = unsafe { self.frames.from_raw(zone.phys(pfn)) };
         Some((frame, meta.link(1)))
     }
 }

@@ -46,7 +46,10 @@ const JUNK: u8 = 0xa5;
 
 /// Everything that the allocator knows; lives for ever, inside the memory that it manages.
 struct Zone<P: Platform> {
-    /// Section of each 2 MiB of physical memory, from address 0 on.
+    /// Physical address of frame number 0: below all regions, and aligned to the largest block. 0 on a real machine;
+    /// hosted machines have their memory anywhere.
+    base: u64,
+    /// Section of each 2 MiB of physical memory, from `base` on.
     sections: NonNull<[Option<NonNull<Section<P>>>]>,
     /// Frames in all regions together.
     total: u64,
@@ -167,7 +170,7 @@ impl<P: Platform> Frames<P> {
     /// # Safety
     /// `phys` came from [`Frame::into_raw`] of this allocator, and is made a handle again only once.
     pub unsafe fn from_raw(&self, phys: u64) -> Frame<P> {
-        Frame { pfn: (phys / PAGE_SIZE) as Pfn, frames: *self }
+        Frame { pfn: self.zone().pfn(phys), frames: *self }
     }
 
     /// Gives a frame back after a grace period, for readers that may still look into it. Cannot fail.
@@ -245,6 +248,14 @@ unsafe fn free_deferred<P: Platform>(head: NonNull<RcuHead>) {
 }
 
 impl<P: Platform> Zone<P> {
+    fn phys(&self, pfn: Pfn) -> u64 {
+        self.base + u64::from(pfn) * PAGE_SIZE
+    }
+
+    fn pfn(&self, phys: u64) -> Pfn {
+        ((phys - self.base) / PAGE_SIZE) as Pfn
+    }
+
     fn section(&self, pfn: Pfn) -> Option<NonNull<Section<P>>> {
         // SAFETY: the table is written before the zone is handed out, and never after.
         let sections = unsafe { self.sections.as_ref() };
@@ -313,7 +324,7 @@ pub struct Frame<P: Platform> {
 impl<P: Platform> Frame<P> {
     /// Physical address of its first byte.
     pub fn phys(&self) -> u64 {
-        u64::from(self.pfn) * PAGE_SIZE
+        self.frames.zone().phys(self.pfn)
     }
 
     /// Where the kernel reads and writes it.
