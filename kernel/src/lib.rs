@@ -16,6 +16,7 @@
 //! On the host the package is an empty shell, so that the workspace checks everywhere.
 #![cfg(target_os = "none")]
 #![no_std]
+#![warn(clippy::disallowed_methods, clippy::disallowed_macros, clippy::disallowed_types)]
 
 extern crate alloc;
 

@@ -100,7 +100,7 @@ fn print_callers(mut frame: u64) {
         // SAFETY: aligned and mapped, checked above; whatever is there is only printed.
         let next = unsafe { words.read_volatile() };
         // SAFETY: as above, the next word.
-        let caller = unsafe { words.add(1).read_volatile() };
+        let caller = unsafe { words.wrapping_add(1).read_volatile() };
         if caller == 0 {
             break;
         }

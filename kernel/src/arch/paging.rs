@@ -193,12 +193,11 @@ fn segments() -> impl Iterator<Item = Segment> {
     const WRITE: u32 = 2;
     let header = &raw const __ehdr_start;
     // SAFETY: the ELF64 header is mapped; `e_phoff` is at offset 32, aligned.
-    let offset = unsafe { header.add(32).cast::<u64>().read() };
+    let offset = unsafe { header.wrapping_add(32).cast::<u64>().read() };
     // SAFETY: as above; `e_phnum` is at offset 56.
-    let count = unsafe { header.add(56).cast::<u16>().read() };
-    // SAFETY: the linker puts the program headers directly behind the header, in the same segment.
-    let first = unsafe { header.add(offset as usize).cast::<ProgramHeader>() };
-    // SAFETY: `count` headers, never written.
+    let count = unsafe { header.wrapping_add(56).cast::<u16>().read() };
+    let first = header.wrapping_add(offset as usize).cast::<ProgramHeader>();
+    // SAFETY: the linker puts `count` program headers directly behind the header, in the same segment; never written.
     let headers = unsafe { core::slice::from_raw_parts(first, usize::from(count)) };
     headers.iter().filter(|header| header.kind == LOAD).map(|header| Segment {
         start: header.virt & !0xfff,

@@ -100,9 +100,7 @@ pub(super) fn landing(rip: u64) -> Option<u64> {
         Some(uaccess_bytes_end as *const () as u64)
     } else if within(uaccess_zero_begin, uaccess_zero_end) {
         Some(uaccess_zero_end as *const () as u64)
-    } else if within(uaccess_load_begin, uaccess_load_end) {
-        Some(uaccess_word_fault as *const () as u64)
-    } else if within(uaccess_exchange_begin, uaccess_exchange_end) {
+    } else if within(uaccess_load_begin, uaccess_load_end) || within(uaccess_exchange_begin, uaccess_exchange_end) {
         Some(uaccess_word_fault as *const () as u64)
     } else {
         None
