@@ -8,7 +8,7 @@ use abi::Counter;
 use anyhow::Result;
 
 use crate::cli::{self, Cli, MachineOptions, NoCommand, RunOptions, Verb};
-use crate::image::{Built, Image, kernel_image};
+use crate::image::{Built, Image, disk_image, kernel_image};
 use crate::machine::{Machine, Stdin};
 use crate::program;
 use crate::programs::user_program;
@@ -16,6 +16,7 @@ use crate::run::{Event, ProgramExit, Run, Verdict};
 use crate::say::say;
 use crate::status;
 use crate::symbols::Symbols;
+use crate::toolchain::Toolchain;
 
 /// Console lines shown after a failure.
 const TAIL: usize = 40;
@@ -51,6 +52,14 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
     })
 }
 
+/// What boots: built from the sources, or made from the kernel on the command line.
+fn image(options: &MachineOptions) -> Result<Built> {
+    match &options.kernel {
+        None => kernel_image(Image::Kernel),
+        Some(elf) => disk_image("other", elf, &Toolchain::choose()?),
+    }
+}
+
 /// A machine with what every command's options say about it.
 fn machine(image: &Built, options: &MachineOptions) -> Machine {
     let machine = Machine::new(image)
@@ -66,7 +75,7 @@ fn machine(image: &Built, options: &MachineOptions) -> Machine {
 
 /// `cargo run`: boots, shows how, runs a program that uses the memory manager hard, and shows what was counted.
 fn demonstrate(options: &MachineOptions) -> Result<u8> {
-    let image = kernel_image(Image::Kernel)?;
+    let image = image(options)?;
     let demo = user_program("demo")?;
     let machine = machine(&image, options).program(&demo, ["demo"]).stats();
     let mut out = io::stdout().lock();
@@ -127,7 +136,7 @@ fn run_program(options: &MachineOptions, run: &RunOptions) -> Result<u8> {
         return Ok(status::BAD_INPUT);
     }
 
-    let image = kernel_image(Image::Kernel)?;
+    let image = image(options)?;
     // Without --log nothing is shown, but a report about a failure wants the story.
     let mut machine = machine(&image, options).program(&program, &run.command).env(&run.env);
     machine = machine.stdin(Stdin::Inherit);
@@ -156,6 +165,11 @@ fn run_program(options: &MachineOptions, run: &RunOptions) -> Result<u8> {
 /// The exit status for a machine that has run, after saying on standard error what went wrong, if anything did.
 fn conclude(run: &Run, image: &Built, program: &Path) -> u8 {
     if let Some(failure) = status::of_failure(&run.verdict) {
+        if run.verdict == Verdict::Refused {
+            let reason = run.console.lines().next_back().unwrap_or("it did not say why");
+            say(format_args!("{}: {}: {reason}", program.display(), run.verdict.summary()));
+            return failure;
+        }
         let symbols = Symbols::load(&image.elf).unwrap_or_default();
         if let (Verdict::CheckFailed, Some(frames)) = (&run.verdict, &run.frames) {
             say(frames.summary());

@@ -126,6 +126,10 @@ impl Monitor {
         let dump = self.human(None, "info registers -a")?;
         let mut lines = Vec::new();
         for cpu in cpus(&dump) {
+            if cpu.rip == 0 {
+                lines.push(format!("CPU {}: not started", cpu.index));
+                continue;
+            }
             lines.push(format!(
                 "CPU {}: {}{} in {} mode{}",
                 cpu.index,
@@ -148,7 +152,7 @@ impl Monitor {
     fn callers(&mut self, cpu: &Cpu) -> Vec<u64> {
         let mut callers = Vec::new();
         let mut frame = cpu.rbp;
-        while !cpu.user && frame >> 47 == 0x1_ffff && frame.is_multiple_of(8) && callers.len() < DEPTH {
+        while !cpu.user && frame != 0 && frame.is_multiple_of(8) && callers.len() < DEPTH {
             let Ok(words) = self.human(Some(cpu.index), &format!("x /2gx {frame:#x}")) else { break };
             let [next, caller] = two_words(&words);
             if caller >> 47 != 0x1_ffff {

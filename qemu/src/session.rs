@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -168,12 +169,30 @@ impl Session {
     }
 }
 
+/// How the names of these directories begin.
+const PREFIX: &str = "tessera-";
+
+/// Twice the longest time limit on offer.
+const ABANDONED: Duration = Duration::from_secs(2 * 86_400);
+
 /// A directory of this machine's own. Its path is short: a socket's name has room for a hundred bytes.
 fn scratch() -> Result<tempfile::TempDir> {
     let dir = std::env::temp_dir();
     let dir = if dir.as_os_str().len() > 60 { "/tmp".into() } else { dir };
-    let scratch = tempfile::Builder::new().prefix("tessera-").tempdir_in(&dir);
+    forget_abandoned(&dir);
+    let scratch = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&dir);
     scratch.with_context(|| format!("cannot make a directory in {}", dir.display()))
+}
+
+/// Removes directories of launchers that were killed before they could: older than any machine may become.
+fn forget_abandoned(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
+        let made = entry.metadata().and_then(|meta| meta.modified());
+        if made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > ABANDONED)) {
+            let _ = std::fs::remove_dir_all(entry.path()); // somebody else's, perhaps
+        }
+    }
 }
 
 /// Sends everything that can be read from `source`, until its end.
