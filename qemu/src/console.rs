@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-/// The kernel's first line on the console begins so.
-pub const FIRST_LINE: &str = "Tessera";
+/// What the kernel's first line on the console contains: time and CPU, then its name.
+pub const FIRST_LINE: &str = "] tessera ";
 
 /// Lines kept for reports.
 const KEPT: usize = 20_000;
@@ -50,7 +50,7 @@ impl Console {
 
     fn end_line<E>(&mut self, line: &mut impl FnMut(&str) -> Result<(), E>) -> Result<(), E> {
         let text = plain(&std::mem::take(&mut self.partial));
-        self.kernel |= text.starts_with(FIRST_LINE);
+        self.kernel |= text.contains(FIRST_LINE);
         let shown = if self.kernel { line(&text) } else { Ok(()) };
         if self.kernel || !text.trim().is_empty() {
             if self.lines.len() == KEPT {
@@ -120,21 +120,22 @@ mod tests {
     #[test]
     fn firmware_is_kept_but_not_shown() {
         let mut console = Console::new();
-        let shown = lines(&mut console, b"\x1b[2J\x1b[01;01H\x1b[=3hBdsDxe: loading\r\n\r\nTessera 0.1\r\nnext\r\n");
-        assert_eq!(shown, ["Tessera 0.1", "next"]);
-        assert_eq!(console.tail(9).collect::<Vec<_>>(), ["BdsDxe: loading", "Tessera 0.1", "next"]);
+        let shown =
+            lines(&mut console, b"\x1b[2J\x1b[01;01H\x1b[=3hBdsDxe: loading\r\n\r\n[0 cpu0] tessera 0.1\r\nnext\r\n");
+        assert_eq!(shown, ["[0 cpu0] tessera 0.1", "next"]);
+        assert_eq!(console.tail(9).collect::<Vec<_>>(), ["BdsDxe: loading", "[0 cpu0] tessera 0.1", "next"]);
         assert!(console.kernel_started());
     }
 
     #[test]
     fn screen_codes_before_the_first_line_do_not_hide_it() {
         let mut console = Console::new();
-        assert_eq!(lines(&mut console, b"\x1b[2J\x1b[0m\x1b(BTessera\tx\n"), ["Tessera\tx"]);
+        assert_eq!(lines(&mut console, b"\x1b[2J\x1b[0m\x1b(B[0] tessera \tx\n"), ["[0] tessera \tx"]);
     }
 
     #[test]
     fn lines_survive_any_cut() {
-        let bytes = b"\x1b[2JTessera\r\nsecond \xe2\x9c\x93\r\nthird";
+        let bytes = b"\x1b[2J[0] tessera 0\r\nsecond \xe2\x9c\x93\r\nthird";
         for step in 1..bytes.len() {
             let mut console = Console::new();
             let mut all = Vec::new();
@@ -145,15 +146,15 @@ mod tests {
                 all.push(line.to_owned());
                 Ok::<_, Infallible>(())
             });
-            assert_eq!(all, ["Tessera", "second \u{2713}", "third"], "cut every {step} bytes");
+            assert_eq!(all, ["[0] tessera 0", "second \u{2713}", "third"], "cut every {step} bytes");
         }
     }
 
     #[test]
     fn the_tail_is_the_end() {
         let mut console = Console::new();
-        lines(&mut console, b"Tessera\na\nb\nc\n");
+        lines(&mut console, b"[0] tessera 0\na\nb\nc\n");
         assert_eq!(console.tail(2).collect::<Vec<_>>(), ["b", "c"]);
-        assert_eq!(console.text(), "Tessera\na\nb\nc\n");
+        assert_eq!(console.text(), "[0] tessera 0\na\nb\nc\n");
     }
 }

@@ -180,7 +180,7 @@ fn conclude(run: &Run, image: &Built, program: &Path) -> u8 {
     match run.exit {
         Some(exit) => {
             if matches!(exit, ProgramExit::Signal(_)) {
-                say(format_args!("{} {exit}", program.display()));
+                say(format_args!("{} {exit}{}", program.display(), death_notice(&run.console)));
             }
             exit.shell_status()
         }
@@ -188,5 +188,25 @@ fn conclude(run: &Run, image: &Built, program: &Path) -> u8 {
             say("the kernel ended without saying how the program did");
             status::STREAM
         }
+    }
+}
+
+/// The kernel's reason for killing the program, off its log: `: write to 0x10 at ip 0x401623: no mapping`, or nothing.
+fn death_notice(console: &str) -> &str {
+    let line = console.lines().rev().find_map(|line| line.split_once(" killed by SIG"));
+    line.and_then(|(_, rest)| rest.find(": ").map(|at| &rest[at..])).unwrap_or("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_reason_is_found_among_its_lines() {
+        let console =
+            "[0 cpu0] tessera\n[0.2 cpu0] warning: pid 1 tid 1 killed by SIGSEGV: write to 0x10: no mapping\nx\n";
+        assert_eq!(death_notice(console), ": write to 0x10: no mapping");
+        assert_eq!(death_notice("pid 1 killed by SIGKILL\n"), "");
+        assert_eq!(death_notice(""), "");
     }
 }
