@@ -102,6 +102,7 @@ impl Draft {
             let vma = unsafe { item.value.get() };
             txn.mark(vma.lock(), vma.range())?;
         }
+        P::point("after-mark");
         Ok(())
     }
 
@@ -199,6 +200,7 @@ impl<P: Platform> Edit<'_, P> {
         settled: &Settled<'_>,
         then: impl FnOnce(&mut Section<'_, P, VmaRef>),
     ) -> Result<(), Abort> {
+        P::point("before-publish");
         let mut section = self.space.tree.publish();
         if !section.overlapping(self.range.clone()).eq(self.old.iter().map(|(item, _)| *item)) {
             return Err(Abort::Restart);
@@ -214,6 +216,7 @@ impl<P: Platform> Edit<'_, P> {
         self.stage = Stage::Published;
         then(&mut section);
         drop(section);
+        P::point("after-publish");
         for item in self.leaving() {
             // SAFETY: detached and out of the tree, just now.
             unsafe { item.value.free_after_grace(&self.space.memory.rcu) };

@@ -113,6 +113,7 @@ impl<P: Platform> AddressSpace<P> {
         if vma.kind() != Kind::Anonymous || !vma.attributes().rights.allow(access) {
             return Fast::Unsure;
         }
+        P::point("fault-locked");
         // SAFETY: `vma` is read-locked as long as `section` lives.
         match unsafe { self.serve(page, access, vma.attributes().rights) } {
             Ok(served) => Fast::Served(served),

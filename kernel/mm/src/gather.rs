@@ -89,7 +89,9 @@ impl<'a, P: Platform> Gather<'a, P> {
 
     /// Flushes, waits for all acknowledgements, frees.
     pub(crate) fn finish(mut self) {
+        P::point("before-flush");
         self.flush();
+        P::point("after-flush");
         while let Some((frame, _)) = self.frames.pop() {
             drop(frame);
         }

@@ -119,12 +119,10 @@ impl<P: Platform> AddressSpace<P> {
                 self.unlink_tables(section, range, &mut unlinked);
             }
         })?;
-        P::point("after-tombstone");
         let mut gather = Gather::new(self);
         gather.take_tables(&mut unlinked);
         // SAFETY: the range is our settled tombstone.
         unsafe { self.tables.visit(range.range(), &mut |addr, cell| gather.take_page(addr, cell.take())) };
-        P::point("before-flush");
         gather.finish();
         Ok(())
     }

@@ -134,7 +134,11 @@ fn mprotect_errors() {
             assert_eq!(process.space.mprotect(addr, len, prot), result, "{what}");
             assert_eq!(process.mappings(), before, "{what}");
         }
-        assert_eq!(process.space.mprotect(BASE + 6 * P, 4 * P, prot::READ), Err(ENOMEM), "tail beyond the last mapping");
+        assert_eq!(
+            process.space.mprotect(BASE + 6 * P, 4 * P, prot::READ),
+            Err(ENOMEM),
+            "tail beyond the last mapping"
+        );
         assert_eq!(process.mappings()[1].rights, mm::Rights::READ, "and yet it was changed");
     });
 }

@@ -157,8 +157,7 @@ fn check(process: &Process, cpus: [&User<'_>; 2], model: &mut Model, op: &Op) ->
             prop_assert_eq!(kind(cpus[cpu].fetch(addr(page) + 64)), expected);
         }
     }
-    let mappings: Vec<_> =
-        process.mappings().iter().map(|vma| (vma.start, vma.end, vma.rights, vma.flags)).collect();
+    let mappings: Vec<_> = process.mappings().iter().map(|vma| (vma.start, vma.end, vma.rights, vma.flags)).collect();
     prop_assert_eq!(mappings, model.mappings());
     process.check_tlbs();
     Ok(())

@@ -10,6 +10,7 @@
 mod process;
 mod tlb;
 
+use core::{cell::Cell, time::Duration};
 use std::{alloc::Layout, boxed::Box};
 
 use sync::{
@@ -25,6 +26,21 @@ use crate::{
     paging::new_kernel_root,
 };
 
+std::thread_local! {
+    static STEPS: Cell<u32> = const { Cell::new(1) };
+}
+
+/// A schedule point: now and then another thread goes first, or even gets a while.
+fn schedule(_: &'static str) {
+    let step = STEPS.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+    STEPS.set(step);
+    match step >> 24 {
+        0 => std::thread::sleep(Duration::from_micros(50)),
+        1..16 => std::thread::yield_now(),
+        _ => {}
+    }
+}
+
 /// A machine's memory. Machines live for ever: make few, and many processes.
 pub struct Machine {
     /// What the kernel knows of it.
@@ -39,7 +55,7 @@ impl Machine {
     /// # Panics
     /// If the host has no memory, or `frames` is too few for the metadata.
     pub fn new(frames: usize) -> &'static Machine {
-        set_hooks(Hooks { shootdown: tlb::shootdown, ..Hooks::NONE });
+        set_hooks(Hooks { shootdown: tlb::shootdown, point: schedule, ..Hooks::NONE });
         let bytes = frames * PAGE_SIZE as usize;
         let layout = Layout::from_size_align(bytes, 2 << 20).expect("a reasonable size");
         // SAFETY: the size is not 0.
