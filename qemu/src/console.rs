@@ -1,7 +1,7 @@
 //! The console: lines out of a serial port that firmware also writes to.
 //!
 //! Firmware clears the screen and moves the cursor; what is for people begins with the kernel's first line. Everything
-//! is kept, bounded, for reports about a machine that never came so far. Called by [`crate::session`].
+//! is kept, bounded, for reports about a machine that never came so far. Called by `session`.
 
 use std::collections::VecDeque;
 

@@ -8,7 +8,7 @@
 //! | [`programs`] | where are the project's own user programs? |
 //! | [`emulator`] | which QEMU, which firmware? |
 //! | [`machine`] | which machine is to be started? |
-//! | [`session`](self) | what does it say, and is it still alive? |
+//! | `session` | what does it say, and is it still alive? |
 //! | [`run`], [`status`] | what became of it? |
 //! | [`wire`], [`console`], [`stats`] | what do its bytes mean? |
 //! | [`monitor`], [`symbols`] | where is each CPU? |

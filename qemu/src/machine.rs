@@ -1,6 +1,6 @@
 //! The emulated machine, described: CPUs, memory, what the kernel is handed, and how long it may run.
 //!
-//! [`Machine::run`] starts it; [`crate::session`] does the work. Defaults are those of `cargo run`.
+//! [`Machine::run`] starts it; `session` does the work. Defaults are those of `cargo run`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

@@ -1,7 +1,7 @@
 //! The part of QEMU's machine protocol (QMP) that a report about a stuck machine needs.
 //!
 //! QMP is one JSON object a line, both ways: a greeting, then for each command a `return` or an `error`, with events in
-//! between (QEMU's "QMP protocol specification"). A thread reads ([`listen`]); the session asks ([`Monitor`]) when it
+//! between (QEMU's "QMP protocol specification"). A thread reads ([`Listener`]); the session asks ([`Monitor`]) when it
 //! has a report to make, and walks the stacks of the CPUs by their frame pointers.
 
 use std::io::{BufRead, BufReader, Write};

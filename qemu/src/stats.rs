@@ -1,6 +1,6 @@
 //! The kernel's reports after a run: counters of each CPU, and the account of page frames.
 //!
-//! Decoded from `abi::wire` payloads by [`crate::session`], printed by the launcher, compared by tests.
+//! Decoded from `abi::wire` payloads by `session`, printed by the launcher, compared by tests.
 
 use std::fmt::Write as _;
 

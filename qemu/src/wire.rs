@@ -1,6 +1,6 @@
 //! Taking the kernel's frames off the stream port, and putting ours on it. The format is `abi::wire`'s.
 //!
-//! Called by [`crate::session`]. Knows nothing of sockets: bytes in, frames out.
+//! Called by `session`. Knows nothing of sockets: bytes in, frames out.
 
 use abi::wire::{HEADER_LEN, Kind, MAGIC, MAX_PAYLOAD, header};
 
