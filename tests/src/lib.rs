@@ -1,1 +1,21 @@
-//! Host: the harness that boots the kernel and judges what it does.
+//! The host's harness: boots the kernel, runs programs and schedules, and judges what comes out.
+//!
+//! Each target of this package lists its tests by name, one Trial each, so that `cargo test NAME` filters them:
+//!
+//! | target | a test is | judged by |
+//! |---|---|---|
+//! | `guest` | a test inside the booted kernel, on 1, 2, 4 and 8 CPUs | itself |
+//! | `programs` | a user program, or a use of the launcher | the same program on the host's Linux |
+//! | `schedules` | a loom model of the shipped synchronisation code, or one of its mutants | loom; a mutant must fail |
+//!
+//! No test asserts a time: the machine may be loaded. Whatever waits has a limit, and reaching it is a failure that says what stood still.
+#![forbid(unsafe_code)]
+
+pub mod child;
+pub mod counters;
+pub mod guest;
+pub mod launcher;
+pub mod oracle;
+pub mod registry;
+pub mod schedules;
+pub mod turn;

@@ -1,0 +1,209 @@
+//! Loom over the shipped synchronisation code, and its mutants: what is there, how it is built, and how one is run.
+//!
+//! The models are ordinary test functions in `kernel/*/tests/loom_*.rs`, compiled with `--cfg loom` into a target
+//! directory of their own. A **mutant** is one ordering or fence of the shipped code that the environment variable
+//! `TESSERA_MUTANT` weakens; the package's `tests/mutants.list` names each, with a model that must fail with it:
+//!
+//! ```text
+//! # name              file        test
+//! slot-enter-release  loom_slots  a_writer_waits_for_a_reader_inside
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::child;
+
+/// Crates with models.
+const PACKAGES: [&str; 3] = ["sync", "mm", "linux"];
+
+/// How long one model may take. Generous: the limit is there for models that never end.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// One test function that runs under loom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// The crate that is checked.
+    pub package: String,
+    /// The test target, which is the file's name.
+    pub file: String,
+    /// The function.
+    pub test: String,
+}
+
+/// One weakening of the shipped code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mutant {
+    /// Its name in the code and in `TESSERA_MUTANT`.
+    pub name: String,
+    /// The model that must fail with it.
+    pub caught_by: Model,
+}
+
+/// All models, by reading the sources: listing tests builds nothing.
+///
+/// # Errors
+/// The sources cannot be read.
+pub fn models() -> Result<Vec<Model>> {
+    let mut models = Vec::new();
+    for package in PACKAGES {
+        let dir = tests_of(package);
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for entry in entries {
+            let path = entry?.path();
+            let Some(file) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
+            if file.starts_with("loom_") && path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                for test in test_functions(&text) {
+                    models.push(Model { package: package.into(), file: file.into(), test: test.into() });
+                }
+            }
+        }
+    }
+    models.sort_by(|a, b| (&a.package, &a.file, &a.test).cmp(&(&b.package, &b.file, &b.test)));
+    Ok(models)
+}
+
+/// Names of the functions under a `#[test]` attribute.
+fn test_functions(text: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut marked = false;
+    for line in text.lines().map(str::trim) {
+        if line == "#[test]" {
+            marked = true;
+        } else if let Some(rest) = line.strip_prefix("fn ")
+            && marked
+        {
+            names.extend(rest.split('(').next());
+            marked = false;
+        }
+    }
+    names
+}
+
+/// All mutants of all packages.
+///
+/// # Errors
+/// A list cannot be read, has a line that is not understood, or names a model that does not exist.
+pub fn mutants(models: &[Model]) -> Result<Vec<Mutant>> {
+    let mut mutants = Vec::new();
+    for package in PACKAGES {
+        let path = tests_of(package).join("mutants.list");
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [name, file, test] = words[..] else { bail!("{}: not understood: {line}", path.display()) };
+            let model =
+                models.iter().find(|model| (&*model.package, &*model.file, &*model.test) == (package, file, test));
+            let model = model.with_context(|| format!("{}: no such model: {line}", path.display()))?;
+            mutants.push(Mutant { name: name.into(), caught_by: model.clone() });
+        }
+    }
+    Ok(mutants)
+}
+
+/// Runs a model on the code as it is: it must pass.
+///
+/// # Errors
+/// It fails, or cannot be built or run.
+pub fn check(model: &Model) -> Result<()> {
+    let finished = run(model, None)?;
+    let out = finished.out();
+    ensure!(finished.status == 0 && out.contains("1 passed"), "the model failed\n{}\n{}", out, finished.err());
+    Ok(())
+}
+
+/// Runs a mutant: its model must fail, by its own verdict.
+///
+/// # Errors
+/// It passes, ends in another way, or cannot be built or run.
+pub fn check_mutant(mutant: &Mutant) -> Result<()> {
+    let finished = run(&mutant.caught_by, Some(&mutant.name))?;
+    let out = finished.out();
+    ensure!(
+        !out.contains("1 passed"),
+        "{} is weakened, and the model {} did not notice",
+        mutant.name,
+        mutant.caught_by.test
+    );
+    // A model may also be ended by a failed check inside a destructor, which aborts.
+    let failed = out.contains("test result: FAILED") || finished.status == 128 + 6;
+    ensure!(failed, "the model ended with status {} and no verdict\n{}\n{}", finished.status, out, finished.err());
+    Ok(())
+}
+
+fn run(model: &Model, mutant: Option<&str>) -> Result<child::Finished> {
+    let executable = executables()
+        .get(&(model.package.clone(), model.file.clone()))
+        .with_context(|| format!("{} of package {} was not built", model.file, model.package))?;
+    let mut command = Command::new(executable);
+    command.args(["--exact", &model.test, "--nocapture", "--test-threads=1"]);
+    // Loom shows the schedule that failed at this level of detail without being asked again.
+    command.env_remove("TESSERA_MUTANT").env_remove("LOOM_LOG");
+    if let Some(mutant) = mutant {
+        command.env("TESSERA_MUTANT", mutant);
+    }
+    child::run(&mut command, &[], LIMIT)
+}
+
+/// Builds all models once, and says where each file's executable stands. Failure of the build is a failure of every test.
+fn executables() -> &'static BTreeMap<(String, String), PathBuf> {
+    static BUILT: OnceLock<BTreeMap<(String, String), PathBuf>> = OnceLock::new();
+    BUILT.get_or_init(|| build().unwrap_or_else(|error| panic!("the models cannot be built: {error:#}")))
+}
+
+fn build() -> Result<BTreeMap<(String, String), PathBuf>> {
+    let models = models()?;
+    let mut command = qemu::nested::command("cargo");
+    command.current_dir(root()).args(["test", "--no-run", "--release", "--message-format=json-render-diagnostics"]);
+    command.arg("--target-dir").arg(root().join("target/loom")).env("RUSTFLAGS", "--cfg loom");
+    for package in PACKAGES.iter().filter(|package| models.iter().any(|model| model.package == **package)) {
+        command.args(["--package", package]);
+    }
+    let mut files: Vec<&str> = models.iter().map(|model| &*model.file).collect();
+    files.dedup();
+    for file in files {
+        command.args(["--test", file]);
+    }
+    eprintln!("building the loom models");
+    let finished = child::run(&mut command, &[], Duration::from_secs(1800))?;
+    ensure!(finished.status == 0, "{}", finished.err());
+    let mut found = BTreeMap::new();
+    for line in finished.out().lines() {
+        let message: serde_json::Value = serde_json::from_str(line).context("cargo wrote a line that is not JSON")?;
+        let (Some(executable), Some(file)) = (message["executable"].as_str(), message["target"]["name"].as_str())
+        else {
+            continue;
+        };
+        if let Some(model) = models.iter().find(|model| model.file == file) {
+            found.insert((model.package.clone(), file.into()), PathBuf::from(executable));
+        }
+    }
+    Ok(found)
+}
+
+fn tests_of(package: &str) -> PathBuf {
+    root().join("kernel").join(package).join("tests")
+}
+
+/// The root of the source tree.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_functions_are_found_by_their_attribute() {
+        let text = "fn helper() {}\n#[test]\nfn first() {\n}\n    #[test]\n    #[should_panic]\n    fn second() {}\n";
+        assert_eq!(test_functions(text), ["first", "second"]);
+    }
+}

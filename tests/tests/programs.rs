@@ -1,0 +1,183 @@
+//! User programs on Tessera as on the host's Linux, and the launcher as people use it.
+//!
+//! | group | what is checked |
+//! |---|---|
+//! | `same::` | output, errors and status are the same on both systems |
+//! | `killed::` | what a signal ends, it ends on both, and the kernel goes on to account for every frame |
+//! | `counts::` | the kernel's fault counters against the program's own count, and how many faults fell back |
+//! | `kernel::` | what has no counterpart on Linux: memory runs out, random calls, a planted leak, the demonstration |
+//! | `launcher::` | command line, streams, exit status, time limit, signals, and that a second run builds nothing |
+
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use tests::counters;
+use tests::oracle::Source::{C, Rust};
+use tests::oracle::{self, Case};
+
+mod launcher;
+
+fn main() -> ExitCode {
+    let mut trials = Trials(Vec::new());
+    same(&mut trials);
+    killed(&mut trials);
+    counts(&mut trials);
+    kernel(&mut trials);
+    launcher::add(&mut trials);
+    libtest_mimic::run(&Arguments::from_args(), trials.0).exit_code()
+}
+
+/// The list of tests, as it grows.
+struct Trials(Vec<Trial>);
+
+impl Trials {
+    fn add(&mut self, name: impl Into<String>, check: impl FnOnce() -> Result<()> + Send + 'static) {
+        let check = move || check().map_err(|error| Failed::from(format!("{error:#}")));
+        self.0.push(Trial::test(name, check));
+    }
+
+    fn same(&mut self, name: impl Into<String>, case: Case) {
+        self.add(name, move || case.same());
+    }
+}
+
+fn same(trials: &mut Trials) {
+    let hello = |source| Case::new(source, &["one", "two words", ""]).env("TESSERA_HELLO", "from the environment");
+    for cpus in [1, 4, 8] {
+        trials.same(format!("same::hello_rust::cpus{cpus}"), hello(Rust("hello")).cpus(cpus));
+    }
+    for cpus in [2, 3, 16] {
+        trials.same(format!("same::hello_c::cpus{cpus}"), hello(C("hello")).cpus(cpus));
+    }
+    let megabyte: Vec<u8> = (0..1u32 << 18).flat_map(|word| (word.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
+    trials.same("same::streams::empty", Case::new(Rust("streams"), &[]));
+    trials.same("same::streams::megabyte", Case::new(Rust("streams"), &[]).input(&megabyte));
+    trials.same("same::exit_status::42", Case::new(Rust("exit_status"), &["42"]));
+    trials.same("same::exit_status::low_byte", Case::new(Rust("exit_status"), &["511"]));
+    trials.same("same::exit_running", Case::new(Rust("exit_running"), &[]));
+    trials.same("same::enosys", Case::new(Rust("enosys"), &[]));
+    trials.same("same::errnos", Case::new(Rust("errnos"), &[]));
+    trials.same("same::bad_pointers", Case::new(Rust("bad_pointers"), &[]).input(b"something to read"));
+    for cpus in [1, 2, 4, 8] {
+        trials.same(format!("same::threads::cpus{cpus}"), Case::new(Rust("threads"), &[]).cpus(cpus));
+    }
+    for cpus in [1, 4] {
+        trials.same(format!("same::pthreads::cpus{cpus}"), Case::new(C("pthreads"), &[]).cpus(cpus));
+        trials.same(format!("same::futex::cpus{cpus}"), Case::new(Rust("futex"), &[]).cpus(cpus));
+        trials.same(format!("same::time::cpus{cpus}"), Case::new(Rust("time"), &[]).cpus(cpus));
+    }
+    for cpus in [2, 4] {
+        trials.add(format!("same::ymm::cpus{cpus}"), move || ymm(cpus));
+    }
+}
+
+/// Standard error names the width and the CPUs, which may differ; what was asked of QEMU must be there.
+fn ymm(cpus: u32) -> Result<()> {
+    let case = Case::new(C("ymm"), &["500"]).cpus(cpus);
+    let linux = case.on_linux()?;
+    let (tessera, _) = case.on_tessera()?;
+    ensure!(linux.status == 0 && linux.out() == tessera.out(), "Linux: {}, Tessera: {}", linux.out(), tessera.out());
+    ensure!(tessera.status == 0 && tessera.err() == format!("32 bytes, {cpus} CPUs\n"), "{}", tessera.err());
+    Ok(())
+}
+
+fn killed(trials: &mut Trials) {
+    let ways = [
+        "null-read",
+        "null-write",
+        "read-only",
+        "no-rights",
+        "unmapped",
+        "execute",
+        "own-code",
+        "kernel",
+        "kernel-image",
+        "non-canonical",
+        "thread",
+    ];
+    for way in ways {
+        trials.add(format!("killed::segv::{way}"), move || by(Case::new(Rust("segv"), &[way]), 11));
+    }
+    trials.add("killed::stack_overflow", || by(Case::new(C("stack_overflow"), &[]), 11));
+    trials.add("killed::unmap_self", || by(Case::new(Rust("unmap_self"), &[]), 11));
+    trials.add("killed::abort", || by(Case::new(Rust("abort"), &[]), 6));
+}
+
+/// Both systems kill the program by `signal`, and nothing differs.
+fn by(case: Case, signal: i32) -> Result<()> {
+    case.same()?;
+    let status = case.on_linux()?.status;
+    ensure!(status == 128 + signal, "Linux ends it with status {status}");
+    Ok(())
+}
+
+fn counts(trials: &mut Trials) {
+    // How many faults may fall back: apart, the threads' calls never mark a VMA in which another one faults.
+    const APART: u64 = 10_000;
+    const MERGED: u64 = 100;
+    for (language, source) in [("c", C("churn")), ("rust", Rust("churn"))] {
+        for (variant, one_in) in [("apart", APART), ("merged", MERGED)] {
+            trials.add(format!("counts::churn_{language}::{variant}"), move || {
+                counters::churn(source, [variant, "2000", "8", "8"], 4, one_in)
+            });
+        }
+    }
+    for cpus in [1, 8] {
+        trials.add(format!("counts::churn_c::apart_cpus{cpus}"), move || {
+            counters::churn(C("churn"), ["apart", "1000", "8", "8"], cpus, APART)
+        });
+    }
+    trials
+        .add("counts::churn_rust::placed", || counters::churn(Rust("churn"), ["placed", "1000", "8", "8"], 4, MERGED));
+}
+
+fn kernel(trials: &mut Trials) {
+    trials.add("kernel::demo::cpus4", || demo(4));
+    trials.add("kernel::demo::cpus1", || demo(1));
+    trials.add("kernel::hello::cpus64", || {
+        let (finished, _) = Case::new(C("hello"), &[]).cpus(64).on_tessera()?;
+        ensure!(finished.out() == "hello from C\n", "{}", finished.out());
+        Ok(())
+    });
+    trials.add("kernel::out_of_memory::pages", || {
+        // More than the machine has: the process dies, by a signal, and everything is given back.
+        let (finished, _) = Case::new(Rust("oom"), &["touch", "400"]).mem_mib(256).on_tessera()?;
+        ensure!(finished.out() == "mapped\n", "it went on: {}", finished.out());
+        ensure!(finished.status == 128 + 9, "status {}: {}", finished.status, finished.err());
+        Ok(())
+    });
+    trials.add("kernel::out_of_memory::mappings", || {
+        // Either the memory holds them all, or the call that it does not hold is refused; Linux refuses by a limit.
+        let (finished, _) = Case::new(Rust("oom"), &["maps", "40000"]).mem_mib(256).on_tessera()?;
+        ensure!(finished.status == 0, "status {}: {}{}", finished.status, finished.out(), finished.err());
+        Ok(())
+    });
+    for seed in ["1", "2"] {
+        trials.add(format!("kernel::fuzz_calls::seed{seed}"), move || {
+            let (finished, _) = Case::new(Rust("fuzz_calls"), &["4", seed]).on_tessera()?;
+            ensure!(finished.out().ends_with("survived\n"), "status {}: {}", finished.status, finished.err());
+            Ok(())
+        });
+    }
+    trials.add("kernel::planted_leak_is_noticed", || {
+        let run = Case::new(C("hello"), &[]).plant(&["leak-frame"]).boot()?;
+        ensure!(run.verdict == qemu::Verdict::CheckFailed, "{}", oracle::report(&run)?);
+        let lost: Vec<_> = run.frames.iter().flat_map(|frames| frames.changed()).map(|owner| &owner.owner).collect();
+        ensure!(lost.len() == 1, "one owner should have one frame more, not {lost:?}");
+        Ok(())
+    });
+}
+
+/// The demonstration checks every byte itself; here only that it says so, and how many faults it expected.
+fn demo(cpus: u32) -> Result<()> {
+    let case = Case::new(Rust("demo"), &["8", "20", "16"]).cpus(cpus);
+    let linux = case.on_linux()?;
+    let (tessera, _) = case.on_tessera()?;
+    ensure!(tessera.status == 0, "status {}: {}{}", tessera.status, tessera.out(), tessera.err());
+    let total =
+        |out: &str| out.lines().last().and_then(|line| line.split(" page faults expected").next().map(str::to_owned));
+    let (linux, tessera) = (total(&linux.out()), total(&tessera.out()));
+    ensure!(linux.is_some() && linux == tessera, "Linux: {linux:?}, Tessera: {tessera:?}");
+    Ok(())
+}
