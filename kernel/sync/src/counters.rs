@@ -13,12 +13,12 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use abi::Counter;
 use abi::counter::COUNTERS;
 
-use crate::primitive::Padded;
+use crate::primitive::{MAX_CPUS, Padded};
 use crate::{CpuId, Platform};
 
 /// The counts of all CPUs.
 pub struct Counters<P: Platform> {
-    cpus: [Padded<[AtomicU64; COUNTERS]>; abi::MAX_CPUS],
+    cpus: [Padded<[AtomicU64; COUNTERS]>; MAX_CPUS],
     platform: PhantomData<fn() -> P>,
 }
 
@@ -26,7 +26,7 @@ impl<P: Platform> Counters<P> {
     /// All zero.
     pub const fn new() -> Self {
         Counters {
-            cpus: [const { Padded([const { AtomicU64::new(0) }; COUNTERS]) }; abi::MAX_CPUS],
+            cpus: [const { Padded([const { AtomicU64::new(0) }; COUNTERS]) }; MAX_CPUS],
             platform: PhantomData,
         }
     }

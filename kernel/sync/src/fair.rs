@@ -89,6 +89,11 @@ impl<P: Platform> FairRwLock<P> {
         ReadGuard { lock: self, not_send: PhantomData }
     }
 
+    /// How many threads wait for the lock now: for reports and tests.
+    pub fn waiting(&self) -> usize {
+        self.state.lock().queue.len()
+    }
+
     fn acquire(&self, kind: Kind) {
         let mut state = self.state.lock();
         if state.queue.front().is_none() && state.admits(kind) {

@@ -32,7 +32,8 @@ pub struct FutexKey {
 }
 
 impl FutexKey {
-    fn bucket(self) -> usize {
+    /// Its place in the table: shown so that tests can choose words of different buckets.
+    pub fn bucket(self) -> usize {
         // Fibonacci hashing; words are 4-byte aligned, so the low bits say nothing and the high ones are taken.
         let mixed = (self.addr >> 2).wrapping_add(self.space.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed >> 32) as usize % FUTEX_BUCKETS
@@ -150,6 +151,12 @@ impl<P: Platform> FutexTable<P> {
         let mut bucket = self.buckets[key.bucket()].lock();
         bucket.wakes += 1;
         bucket.wake::<P>(key, count, bitset)
+    }
+
+    /// How many threads sleep on `key` now: for reports and tests.
+    pub fn sleeping(&self, key: FutexKey) -> usize {
+        // Counts without touching anybody.
+        self.buckets[key.bucket()].lock().first(usize::MAX, |waiter| waiter.key.get() == key, |_, _| {})
     }
 
     /// Wakes up to `wake` threads that sleep on `from`, and lets up to `move_` of the others sleep on `to` instead.

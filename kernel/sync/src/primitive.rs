@@ -65,6 +65,20 @@ mod real {
         false
     }
 
+    /// Spins while `word` is set, by loads, which leave the line with its owner.
+    #[inline(always)]
+    pub fn wait_while_set(word: &AtomicBool, relax: fn()) {
+        while word.load(Ordering::Relaxed) {
+            relax();
+        }
+    }
+
+    /// Nothing: who waits in [`wait_while_set`] looks for itself.
+    #[inline(always)]
+    pub fn cleared(word: &AtomicBool) {
+        let _ = word;
+    }
+
     /// A plain store, in a build whose memory model knows that a later store of one thread hides an earlier
     /// compare-and-swap of another (slot protocol, 8.1).
     #[inline(always)]
@@ -102,6 +116,29 @@ mod model {
     pub fn fence_named(name: &'static str) {
         if !mutant(name) {
             loom::sync::atomic::fence(Ordering::SeqCst);
+        }
+    }
+
+    type Waiters = std::collections::HashMap<usize, std::vec::Vec<loom::thread::Thread>>;
+
+    /// Who waits in [`wait_while_set`], by the word's address. Not explored: loom switches at its own operations only.
+    fn waiters() -> std::sync::MutexGuard<'static, Waiters> {
+        static WAITERS: std::sync::LazyLock<std::sync::Mutex<Waiters>> = std::sync::LazyLock::new(Default::default);
+        WAITERS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A sleep until [`cleared`]: to loom, two threads that spin for a third are a path without end. Called right after
+    /// a compare-and-swap found the word set; nothing comes between, so the wake-up cannot be missed.
+    pub fn wait_while_set(word: &AtomicBool, _relax: fn()) {
+        waiters().entry(core::ptr::from_ref(word).addr()).or_default().push(loom::thread::current());
+        loom::thread::park();
+    }
+
+    /// Wakes who waits in [`wait_while_set`]. Called right after the word was cleared.
+    pub fn cleared(word: &AtomicBool) {
+        let woken = waiters().remove(&core::ptr::from_ref(word).addr());
+        for thread in woken.into_iter().flatten() {
+            thread.unpark();
         }
     }
 

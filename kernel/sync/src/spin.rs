@@ -10,7 +10,9 @@ use core::marker::PhantomData;
 
 use lock_api::{GuardNoSend, RawMutex};
 
-use crate::primitive::{AtomicBool, Ordering, UnsafeCell, const_unless_loom, constant, weaken};
+use crate::primitive::{
+    AtomicBool, Ordering, UnsafeCell, cleared, const_unless_loom, constant, wait_while_set, weaken,
+};
 use crate::{InterruptState, Platform};
 
 /// The lock word and the holder's interrupt state.
@@ -68,10 +70,7 @@ unsafe impl<P: Platform> RawMutex for RawSpin<P> {
     fn lock(&self) {
         let state = P::interrupts_disable();
         while !self.take() {
-            // Wait by loads: they leave the line with its holder.
-            while self.locked.load(Ordering::Relaxed) {
-                P::relax();
-            }
+            wait_while_set(&self.locked, P::relax);
         }
         self.remember(state);
     }
@@ -93,6 +92,7 @@ unsafe impl<P: Platform> RawMutex for RawSpin<P> {
         let state = self.saved.with(|saved| unsafe { *saved });
         // Release: the critical section comes before the next holder's.
         self.locked.store(false, weaken("spin-unlock-release", Ordering::Release));
+        cleared(&self.locked);
         P::interrupts_restore(state);
     }
 

@@ -173,7 +173,7 @@ impl Platform for Host {
     }
 
     fn shootdown(request: &FlushRequest<'_>) -> usize {
-        crate::primitive::fence_named("host-shootdown-fence");
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
         (hooks().shootdown)(request)
     }
 

@@ -41,6 +41,13 @@ impl<P: Platform> UpdateLock<P> {
         self.cpus.0.fetch_and(!cpu.bit().0, weaken("mask-leave-release", Ordering::Release));
     }
 
+    /// The CPUs that may hold a translation which the caller has just removed from the tables: what a shootdown must ask.
+    pub fn cpus_to_flush(&self) -> CpuSet {
+        // Store buffering with `join`: a CPU that we miss fenced after us, and its page walks see the removal.
+        fence_named("mask-flush-fence");
+        self.cpus()
+    }
+
     /// The CPUs that run the address space.
     pub fn cpus(&self) -> CpuSet {
         // Acquire: see `leave`.

@@ -133,3 +133,67 @@ impl<P: Platform> Drop for OwnedCell<'_, P> {
         self.cells.starved.wake_fenced(1);
     }
 }
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::testing::{Host, on_cpu};
+    use crate::{CpuId, platform::Platform};
+
+    fn pool(count: usize, sequence: u64) -> Cells<Host> {
+        Cells::starting_at(count, sequence).unwrap()
+    }
+
+    #[test]
+    fn every_transaction_has_a_name_of_its_own() {
+        let cells = pool(2, 1);
+        let (first, second) = (cells.take(), cells.take());
+        assert_ne!(first.mark(), second.mark());
+        let old = first.mark();
+        assert!(cells.of(old).is_running(old));
+        drop(first);
+        assert!(!cells.of(old).is_running(old));
+        let third = cells.take();
+        assert_eq!(third.mark().cell(), old.cell());
+        assert_ne!(third.mark(), old);
+    }
+
+    #[test]
+    fn cpus_find_their_own_cells_again() {
+        let cells = pool(CELLS, 1);
+        let cell_of = |cpu| on_cpu(CpuId(cpu), || cells.take().mark().cell());
+        assert_eq!(cell_of(3), cell_of(3));
+        assert_ne!(cell_of(3), cell_of(4));
+    }
+
+    #[test]
+    fn a_worn_out_cell_is_never_given_back() {
+        let cells = pool(2, Mark::SEQUENCE_MAX - 1);
+        let last = {
+            drop(cells.take());
+            let owned = cells.take();
+            assert_eq!(owned.mark().sequence(), Mark::SEQUENCE_MAX);
+            owned.mark()
+        };
+        assert!(!cells.of(last).is_running(last), "its last transaction has ended");
+        assert!((0..2).all(|_| cells.take().mark().cell() != last.cell()));
+        assert!(cells.try_take().is_none(), "both are worn out");
+    }
+
+    #[test]
+    fn takers_sleep_until_a_cell_is_free() {
+        let cells = pool(1, 1);
+        let owned = cells.take();
+        std::thread::scope(|scope| {
+            let taker = scope.spawn(|| cells.take().mark());
+            let patience = Host::now_ns() + 20_000_000;
+            while Host::now_ns() < patience {
+                assert!(!taker.is_finished());
+                std::thread::yield_now();
+            }
+            let mark = owned.mark();
+            drop(owned);
+            assert_ne!(taker.join().unwrap(), mark);
+        });
+    }
+}

@@ -1,0 +1,34 @@
+//! Running a loom model: every interleaving, and every value that the memory model lets a load return.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sync::testing::{Host, on_cpu};
+use sync::{CpuId, InterruptGuard};
+
+/// Explores `model`, with at most `preemptions` involuntary switches in one execution (none: without bound), and says how many
+/// executions there were.
+pub(crate) fn explore(name: &str, preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
+    let executions = Arc::new(AtomicUsize::new(0));
+    let count = executions.clone();
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = preemptions.or(builder.preemption_bound);
+    builder.max_branches = 2_000;
+    builder.check(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        model();
+    });
+    println!("{name}: {} executions", executions.load(Ordering::Relaxed));
+}
+
+/// Starts a thread that plays `cpu`.
+pub(crate) fn spawn<T: 'static>(cpu: u32, body: impl FnOnce() -> T + 'static) -> loom::thread::JoinHandle<T> {
+    loom::thread::spawn(move || on_cpu(CpuId(cpu), body))
+}
+
+/// Runs `body` with interrupts off, as trap handlers do.
+#[allow(dead_code, reason = "not every model has interrupts")]
+pub(crate) fn in_trap<T>(body: impl FnOnce() -> T) -> T {
+    let _guard = InterruptGuard::<Host>::new();
+    body()
+}
