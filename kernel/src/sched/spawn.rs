@@ -26,11 +26,11 @@ use crate::memory::memory;
 use crate::platform::Machine;
 use crate::stack::Stack;
 
-/// Threads of programs that have been spawned and not yet reaped.
+/// Threads that have been spawned and not yet reaped.
 static LIVING: AtomicUsize = AtomicUsize::new(0);
 
-/// Who waits for [`LIVING`] to become 0.
-static NONE_LIVING: WaitQueue<Machine> = WaitQueue::new();
+/// Who waits to be the only one in [`LIVING`].
+static ONE_LIVING: WaitQueue<Machine> = WaitQueue::new();
 
 /// Makes the running boot context of this CPU its idle thread. Once a CPU, interrupts off, heap and GS in use.
 ///
@@ -82,7 +82,6 @@ pub(crate) fn spawn_user(thread: Arc<linux::Thread<Machine>>, regs: &linux::User
     let affinity = thread.affinity();
     let shared = thread.clone();
     let made = make(Thread::new("user", affinity, Start::User(*regs), Some(User::new(thread, extended))))?;
-    LIVING.fetch_add(1, Ordering::Relaxed);
     // Before it can run, end and take the pointer away again.
     shared.task.set(made);
     runqueue::enqueue(made);
@@ -101,7 +100,9 @@ fn make(mut thread: Thread) -> Result<NonNull<Thread>, Errno> {
     thread.stack = UnsafeCell::new(Some(stack));
     // The idle CPUs all look alike to a thread that has never run; spread them from here.
     thread.cpu.store(current().last_cpu().0, Ordering::Relaxed);
-    Ok(NonNull::from(alloc::boxed::Box::leak(try_box(thread)?)))
+    let made = NonNull::from(alloc::boxed::Box::leak(try_box(thread)?));
+    LIVING.fetch_add(1, Ordering::Relaxed);
+    Ok(made)
 }
 
 /// What a new thread does, on its own stack with interrupts off.
@@ -151,20 +152,14 @@ pub(super) fn drop_user() {
 pub(super) fn reap(thread: NonNull<Thread>) {
     // SAFETY: this CPU has left its stack, and an ended thread is in no queue: it is ours.
     let this = unsafe { thread.as_ref() };
-    let was_user = {
-        // SAFETY: as above.
-        matches!(unsafe { *this.start.get() }, Start::User(_))
-    };
     // SAFETY: as above.
     drop(unsafe { (*this.stack.get()).take() });
     let head = NonNull::from(&this.rcu).cast::<RcuHead>();
     // SAFETY: no new pointer to the thread can be made (`Task::clear`, joined); `free` fits the head; one use of the head.
     unsafe { memory().rcu.defer(head, free) };
-    if was_user {
-        // Release: whoever sees 0 sees the stack given back.
-        if LIVING.fetch_sub(1, Ordering::Release) == 1 {
-            NONE_LIVING.wake_all();
-        }
+    // Release: whoever sees the count sees the stack given back.
+    if LIVING.fetch_sub(1, Ordering::Release) == 2 {
+        ONE_LIVING.wake_all();
     }
 }
 
@@ -179,8 +174,8 @@ unsafe fn free(head: NonNull<RcuHead>) {
     drop(unsafe { alloc::boxed::Box::from_raw(thread.as_ptr()) });
 }
 
-/// Sleeps until every thread of a program has been reaped.
+/// Sleeps until every thread but the caller, a kernel thread, has been reaped.
 pub(crate) fn wait_all_reaped() {
     // Acquire pairs with `reap`.
-    NONE_LIVING.wait_until(|| LIVING.load(Ordering::Acquire) == 0, None, Interruptible::No);
+    ONE_LIVING.wait_until(|| LIVING.load(Ordering::Acquire) == 1, None, Interruptible::No);
 }
