@@ -67,7 +67,7 @@ pub fn kernel_image(which: Image) -> Result<Built> {
 }
 
 fn kernel_elf(which: Image, toolchain: &Toolchain) -> Result<PathBuf> {
-    let target = workspace::target(&format!("kernel-{}", toolchain.key()))?;
+    let target = workspace::target(&toolchain.kernel_target())?;
     let package = which.package();
     let mut cargo = toolchain.bare_metal_build()?;
     cargo.args(["--package", package, "--profile", "kernel", "--target-dir"]).arg(&target);

@@ -1,12 +1,13 @@
 //! Which compiler builds the kernel and the image: decided here, once, by exact version.
 //!
-//! 1. The toolchain that `rust-toolchain.toml` names, through rustup, completed with `rust-src` and the bare-metal target.
+//! 1. The toolchain that `rust-toolchain.toml` names, with `rust-src` and the bare-metal target, where rustup keeps it.
 //! 2. A distribution's compiler of a version that was tested, with its sources: it has no bare-metal `core`, and
 //!    builds one (`-Zbuild-std`).
-//! 3. Debian's packages for that.
+//! 3. What is missing of the first, fetched by rustup.
+//! 4. What is missing of the second, from Debian's packages.
 //!
-//! A search that takes "the first that works" would change its answer when anything else is installed, and silently
-//! rebuild everything; so the order is fixed and the version keys the target directories.
+//! A search for "anything that works" would change its answer when something else is installed, and silently rebuild
+//! everything; so versions are exact, and key the target directories.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -85,25 +86,12 @@ impl Toolchain {
     pub fn choose() -> Result<Toolchain> {
         let wanted = wanted()?;
         let mut against = Vec::new();
-        let found = |step: std::result::Result<Toolchain, String>, against: &mut Vec<String>| {
-            step.map_err(|why| against.push(why)).ok()
-        };
-        if let Some(toolchain) = found(Toolchain::of_rustup(wanted), &mut against) {
-            return Ok(toolchain);
-        }
-        if let Some(toolchain) = found(Toolchain::of_distribution(), &mut against) {
-            return Ok(toolchain);
-        }
-        let lock = workspace::exclusive("toolchain")?;
-        match packages::install(&DEBIAN) {
-            Ok(()) => {
-                if let Some(toolchain) = found(Toolchain::of_distribution(), &mut against) {
-                    return Ok(toolchain);
-                }
+        for step in [Toolchain::of_rustup, Toolchain::of_distribution, Toolchain::fetched, Toolchain::installed] {
+            match step(wanted) {
+                Ok(toolchain) => return Ok(toolchain),
+                Err(why) => against.push(why),
             }
-            Err(why) => against.push(format!("Debian's packages: {why}")),
         }
-        drop(lock);
         let mend = if on_path("rustup").is_some() {
             format!("rustup toolchain install {wanted} --component rust-src --target {BARE_METAL}")
         } else {
@@ -123,6 +111,11 @@ impl Toolchain {
             Core::Prebuilt => self.version.to_string(),
             Core::Built => format!("{}-built-core", self.version),
         }
+    }
+
+    /// The name of the target directory for kernels.
+    pub fn kernel_target(&self) -> String {
+        format!("kernel-{}", self.key())
     }
 
     /// This toolchain's cargo, in a clean environment, in the root of the source tree.
@@ -161,45 +154,66 @@ impl Toolchain {
         Ok(cargo)
     }
 
+    /// Rustup's toolchain as it is.
     fn of_rustup(wanted: Version) -> std::result::Result<Toolchain, String> {
-        if let Some(sysroot) = rustup_sysroot(wanted)
-            && has_sources(&sysroot)
-            && has_bare_metal(&sysroot)
-        {
-            return Ok(Toolchain { bin: sysroot.join("bin"), version: wanted, core: Core::Prebuilt });
+        let sysroot = rustup_sysroot(wanted).ok_or_else(|| format!("rustup: toolchain {wanted} is not installed"))?;
+        if !has_sources(&sysroot) {
+            return Err(format!("rustup: toolchain {wanted} lacks rust-src"));
         }
-        if on_path("rustup").is_none() && rustup_sysroot(wanted).is_none() {
+        let toolchain = |core| Toolchain { bin: sysroot.join("bin"), version: wanted, core };
+        let built = toolchain(Core::Built);
+        if has_bare_metal(&sysroot) {
+            Ok(toolchain(Core::Prebuilt))
+        } else if workspace::root().is_ok_and(|root| root.join("target").join(built.kernel_target()).is_dir()) {
+            Ok(built) // fetching the target was tried before, and refused
+        } else {
+            Err(format!("rustup: toolchain {wanted} lacks the target {BARE_METAL}"))
+        }
+    }
+
+    /// Rustup's toolchain, completed by rustup.
+    fn fetched(wanted: Version) -> std::result::Result<Toolchain, String> {
+        if on_path("rustup").is_none() {
             return Err("rustup: not installed".into());
         }
         let _lock = workspace::exclusive("toolchain").map_err(|error| error.to_string())?;
+        let release = wanted.to_string();
         if rustup_sysroot(wanted).is_none() {
-            let args = ["toolchain", "install", "--profile", "minimal"];
-            rustup(&format!("fetching Rust {wanted} through rustup (a minute or so)"), &args, &wanted.to_string());
+            let args = ["toolchain", "install", "--profile", "minimal", &release];
+            rustup(&format!("fetching Rust {wanted} (a minute or so)"), &args);
         }
-        let Some(sysroot) = rustup_sysroot(wanted) else {
-            return Err(format!("rustup: toolchain {wanted} is not installed and could not be fetched"));
+        if rustup_sysroot(wanted).is_some_and(|sysroot| !has_sources(&sysroot)) {
+            rustup("fetching Rust's sources", &["component", "add", "rust-src", "--toolchain", &release]);
+        }
+        if rustup_sysroot(wanted).is_some_and(|sysroot| !has_bare_metal(&sysroot)) {
+            let args = ["target", "add", BARE_METAL, "--toolchain", &release];
+            rustup(&format!("fetching the target {BARE_METAL}"), &args);
+        }
+        let why = match Toolchain::of_rustup(wanted) {
+            Ok(toolchain) => return Ok(toolchain),
+            Err(why) => why,
         };
-        if !has_sources(&sysroot) {
-            let args = ["component", "add", "rust-src", "--toolchain"];
-            rustup("fetching Rust's sources through rustup", &args, &wanted.to_string());
+        match rustup_sysroot(wanted) {
+            Some(sysroot) if has_sources(&sysroot) => {
+                say(format_args!("without the target {BARE_METAL}, `core` is built from its sources instead"));
+                Ok(Toolchain { bin: sysroot.join("bin"), version: wanted, core: Core::Built })
+            }
+            _ => Err(format!("{why}, and it could not be fetched")),
         }
-        if !has_bare_metal(&sysroot) {
-            let args = ["target", "add", BARE_METAL, "--toolchain"];
-            rustup(&format!("fetching the target {BARE_METAL} through rustup"), &args, &wanted.to_string());
-        }
-        if !has_sources(&sysroot) {
-            return Err(format!("rustup: toolchain {wanted} lacks rust-src, and it could not be fetched"));
-        }
-        let core = if has_bare_metal(&sysroot) {
-            Core::Prebuilt
-        } else {
-            say(format_args!("the target {BARE_METAL} could not be fetched: building `core` from its sources instead"));
-            Core::Built
-        };
-        Ok(Toolchain { bin: sysroot.join("bin"), version: wanted, core })
     }
 
-    fn of_distribution() -> std::result::Result<Toolchain, String> {
+    /// The distribution's compiler, from Debian's packages.
+    fn installed(wanted: Version) -> std::result::Result<Toolchain, String> {
+        let _lock = workspace::exclusive("toolchain").map_err(|error| error.to_string())?;
+        // Another launcher may have installed them while we waited.
+        Toolchain::of_distribution(wanted).or_else(|_| {
+            packages::install(&DEBIAN).map_err(|why| format!("Debian's packages: {why}"))?;
+            Toolchain::of_distribution(wanted)
+        })
+    }
+
+    /// A distribution's compiler as it is.
+    fn of_distribution(_wanted: Version) -> std::result::Result<Toolchain, String> {
         let bin = Path::new("/usr/bin");
         let rustc = bin.join("rustc");
         if !rustc.is_file() || !bin.join("cargo").is_file() {
@@ -258,10 +272,10 @@ fn has_bare_metal(sysroot: &Path) -> bool {
 }
 
 /// Asks rustup for something. Whether it worked shows in the toolchain's directory.
-fn rustup(what: &str, args: &[&str], toolchain: &str) {
-    say(format_args!("{what}: rustup {} {toolchain}", args.join(" ")));
+fn rustup(what: &str, args: &[&str]) {
+    say(format_args!("{what}: rustup {}", args.join(" ")));
     let mut rustup = command("rustup");
-    rustup.args(args).arg(toolchain).stdout(std::io::stderr());
+    rustup.args(args).env_remove("RUST_BACKTRACE").stdout(std::io::stderr());
     if !rustup.status().is_ok_and(|status| status.success()) {
         say("rustup could not do it");
     }
