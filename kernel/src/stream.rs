@@ -7,7 +7,7 @@
 use abi::wire::{HEADER_LEN, Kind, MAGIC, MAX_PAYLOAD, header};
 use core::sync::atomic::{AtomicBool, Ordering};
 use lock_api::MutexGuard;
-use sync::SpinLock;
+use sync::{Platform, SpinLock};
 use uart_16550::backend::PioBackend;
 use uart_16550::{Config, Uart16550};
 
@@ -81,6 +81,8 @@ pub(crate) fn break_in() {
     }
     // SAFETY: the holder is this CPU's own interrupted code, or a CPU that has stopped.
     unsafe { OUT.force_unlock() };
+    // Unlocking may have restored the holder's interrupts.
+    let _ = Machine::interrupts_disable();
 }
 
 /// The receiving side.

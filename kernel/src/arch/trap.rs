@@ -46,7 +46,7 @@ pub struct TrapFrame {
 /// Where the stubs find the interrupted code segment.
 pub const CS_OFFSET: usize = offset_of!(TrapFrame, cs);
 
-// An odd number of words, pushed below a 16-byte aligned stack top less none: the frame must leave RSP aligned for `call`.
+// The CPU aligns RSP to 16 bytes before it pushes; a frame of whole 16-byte units keeps it so for the stubs' `call`.
 const _: () = assert!(size_of::<TrapFrame>().is_multiple_of(16));
 
 impl TrapFrame {
