@@ -172,6 +172,7 @@ impl<P: Platform> AddressSpace<P> {
         loop {
             if present.is_empty() {
                 let frame = self.memory.frames.alloc_zeroed(Owner::Anon)?;
+                P::point("before-install");
                 match cell.compare_exchange(Entry::EMPTY, Entry::page(frame.phys(), rights)) {
                     Ok(()) => {
                         frame.into_raw();

@@ -265,9 +265,50 @@ fn nothing_present_means_nothing_flushed_and_tables_come_back() {
         }
         assert!(machine_frames() > empty);
         process.space.munmap(page(0), 1024 * PAGE_SIZE).unwrap();
+        assert!(machine_frames() > empty, "tables wait for a grace period");
         process.space.memory().rcu.quiescent();
         process.space.memory().rcu.barrier();
         assert_eq!(machine_frames(), empty, "tables that only the range used are gone");
+    });
+}
+
+#[test]
+fn many_pages_are_flushed_as_well_as_few() {
+    program(|process, user| {
+        for pages in [1, 2, 31, 32, 33, 34, 100] {
+            map(process, 0, pages, RW);
+            for n in 0..pages {
+                user.store(page(n), n).unwrap();
+            }
+            process.space.mprotect(page(0), pages * PAGE_SIZE, prot::READ).unwrap();
+            for n in 0..pages {
+                assert!(user.store(page(n), 1).is_err(), "page {n} of {pages}");
+            }
+            process.check_tlbs();
+            process.space.munmap(page(0), pages * PAGE_SIZE).unwrap();
+            process.check_tlbs();
+        }
+    });
+}
+
+#[test]
+fn a_call_that_takes_nothing_away_interrupts_nobody() {
+    program(|process, user| {
+        process.run_on(1, |_| {
+            let shootdowns = || process.space.memory().counters.total(abi::Counter::Shootdown);
+            map(process, 0, 8, prot::READ);
+            user.load(page(0)).unwrap();
+            process.space.mprotect(page(0), 8 * PAGE_SIZE, RW).unwrap();
+            map(process, 8, 8, RW);
+            process.space.munmap(page(4), 4 * PAGE_SIZE).unwrap();
+            process.space.madvise(page(8), 8 * PAGE_SIZE, madv::DONTNEED).unwrap();
+            process.space.mprotect(page(8), 8 * PAGE_SIZE, prot::NONE).unwrap();
+            assert_eq!(shootdowns(), 0);
+            process.space.mprotect(page(0), PAGE_SIZE, prot::READ).unwrap();
+            assert_eq!(shootdowns(), 1, "a right is lost");
+            process.space.madvise(page(0), PAGE_SIZE, madv::DONTNEED).unwrap();
+            assert_eq!(shootdowns(), 2, "a page is lost");
+        });
     });
 }
 

@@ -202,6 +202,17 @@ impl<P: Platform> Frames<P> {
         Usage { total: zone.total, free: zone.buddy.lock().free_frames(), cached, owned }
     }
 
+    /// Who has the frame at `phys`; `None` if it is free, cached, inside a block, or no usable memory. A look from
+    /// outside, for reports and checks: right only if nothing changes meanwhile.
+    pub fn owner_at(&self, phys: u64) -> Option<Owner> {
+        let zone = self.zone();
+        let pfn = phys.checked_sub(zone.base)? / PAGE_SIZE;
+        match zone.try_meta(Pfn::try_from(pfn).ok()?)?.state() {
+            State::Owned(owner) => Some(owner),
+            _ => None,
+        }
+    }
+
     /// Total number of usable frames.
     pub fn total(&self) -> u64 {
         self.zone().total

@@ -32,7 +32,7 @@ impl Process {
     /// If the machine is out of memory.
     pub fn new(machine: &'static Machine) -> Process {
         let space = AddressSpace::new(machine.memory, machine.kernel_root).expect("memory for an address space");
-        let tlbs = tlb::register(space.root());
+        let tlbs = tlb::register(space.root(), machine.memory.frames);
         Process { space, machine, tlbs }
     }
 
@@ -134,6 +134,7 @@ impl User<'_> {
                 let entry = cached.unwrap_or_else(|| self.process.walk(page));
                 if entry.allows(access) {
                     tlb.insert(page, entry);
+                    self.process.tlbs.check_live(entry);
                     let word = Host::phys_to_virt(entry.phys() + (addr - page)).cast::<AtomicU64>();
                     // SAFETY: the frame is mapped, and cannot be freed before a shootdown that takes the TLB's lock;
                     // that it was not freed *already* is what these tests are about, and the arena is there for ever.

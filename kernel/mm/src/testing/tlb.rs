@@ -15,17 +15,30 @@ use sync::{
     testing::{HOST_CPUS, Host},
 };
 
-use crate::paging::Entry;
+use crate::{
+    frame::{Frames, Owner},
+    paging::Entry,
+};
 
 /// Translations by page address.
 pub(super) type Translations = HashMap<u64, Entry>;
 
 /// The TLBs of one address space, by CPU.
-pub(super) struct Tlbs(Vec<Mutex<Translations>>);
+pub(super) struct Tlbs {
+    cpus: Vec<Mutex<Translations>>,
+    frames: Frames<Host>,
+}
 
 impl Tlbs {
     pub(super) fn of(&self, cpu: usize) -> MutexGuard<'_, Translations> {
-        lock(&self.0[cpu])
+        lock(&self.cpus[cpu])
+    }
+
+    /// Fails if a translation, which a TLB has held until now, leads to a frame that is no program's page any more: it
+    /// was freed before it was flushed. Called under that TLB's lock.
+    pub(super) fn check_live(&self, entry: Entry) {
+        let owner = self.frames.owner_at(entry.phys());
+        assert_eq!(owner, Some(Owner::Anon), "a TLB still translates to the freed frame {:#x}", entry.phys());
     }
 }
 
@@ -37,8 +50,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Empty TLBs for the address space at `root`.
-pub(super) fn register(root: u64) -> Arc<Tlbs> {
-    let tlbs = Arc::new(Tlbs((0..HOST_CPUS).map(|_| Mutex::default()).collect()));
+pub(super) fn register(root: u64, frames: Frames<Host>) -> Arc<Tlbs> {
+    let tlbs = Arc::new(Tlbs { cpus: (0..HOST_CPUS).map(|_| Mutex::default()).collect(), frames });
     BY_ROOT.write().unwrap_or_else(PoisonError::into_inner).insert(root, tlbs.clone());
     tlbs
 }
@@ -55,10 +68,10 @@ pub(super) fn shootdown(request: &FlushRequest<'_>) -> usize {
     for cpu in request.cpus.iter() {
         let mut tlb = tlbs.of(cpu.index());
         match request.scope {
-            FlushScope::All => tlb.clear(),
-            FlushScope::Pages(pages) => pages.iter().for_each(|page| {
-                tlb.remove(page);
-            }),
+            FlushScope::All => tlb.drain().for_each(|(_, entry)| tlbs.check_live(entry)),
+            FlushScope::Pages(pages) => {
+                pages.iter().filter_map(|page| tlb.remove(page)).for_each(|entry| tlbs.check_live(entry));
+            }
         }
     }
     request.cpus.without(Host::cpu()).iter().count()
