@@ -25,10 +25,7 @@ pub struct Counters<P: Platform> {
 impl<P: Platform> Counters<P> {
     /// All zero.
     pub const fn new() -> Self {
-        Counters {
-            cpus: [const { Padded([const { AtomicU64::new(0) }; COUNTERS]) }; MAX_CPUS],
-            platform: PhantomData,
-        }
+        Counters { cpus: [const { Padded([const { AtomicU64::new(0) }; COUNTERS]) }; MAX_CPUS], platform: PhantomData }
     }
 
     /// Adds `n` to this CPU's count of `counter`.

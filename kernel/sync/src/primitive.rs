@@ -65,6 +65,12 @@ mod real {
         false
     }
 
+    /// The value of a word that only the caller writes.
+    #[inline(always)]
+    pub fn load_own(word: &AtomicU64) -> u64 {
+        word.load(Ordering::Relaxed)
+    }
+
     /// Spins while `word` is set, by loads, which leave the line with its owner.
     #[inline(always)]
     pub fn wait_while_set(word: &AtomicBool, relax: fn()) {
@@ -112,11 +118,24 @@ mod model {
         if mutant(name) { Ordering::Relaxed } else { ordering }
     }
 
+    loom::lazy_static! {
+        /// Touched by every fence: loom explores the orders of accesses to one word, but not those of fences as such.
+        static ref FENCES: AtomicUsize = AtomicUsize::new(0);
+    }
+
     /// `fence(SeqCst)`, or nothing if this run asked for it by `name`.
     pub fn fence_named(name: &'static str) {
         if !mutant(name) {
+            FENCES.fetch_add(1, Ordering::Relaxed);
             loom::sync::atomic::fence(Ordering::SeqCst);
         }
+    }
+
+    /// The value of a word that only the caller writes: not a step of the model. (A modelled load before a store of the same
+    /// thread also makes loom overlook other threads' loads, and with them schedules.)
+    pub fn load_own(word: &AtomicU64) -> u64 {
+        // SAFETY: loom checks that no other thread's store is concurrent.
+        unsafe { word.unsync_load() }
     }
 
     type Waiters = std::collections::HashMap<usize, std::vec::Vec<loom::thread::Thread>>;

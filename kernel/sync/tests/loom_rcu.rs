@@ -214,13 +214,13 @@ fn the_end_of_a_grace_period_carries_the_reports_along() {
                 world.rcu.quiescent();
             })
         };
-        let scanner = {
+        let freer = {
             let world = world.clone();
-            spawn(1, move || world.rcu.poll())
+            spawn(2, move || world.rcu.poll())
         };
-        on_cpu(CpuId(2), || world.rcu.poll());
+        on_cpu(CpuId(1), || world.rcu.poll());
         reader.join().unwrap();
-        scanner.join().unwrap();
+        freer.join().unwrap();
     });
 }
 

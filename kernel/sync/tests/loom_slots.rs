@@ -349,6 +349,29 @@ fn a_mark_carries_the_transactions_before_it() {
     seen.assert_all(&[&seen.served, &seen.locked]);
 }
 
+/// The same, the two transactions being different threads'. (Of one thread, the fence at the end of the first would do for
+/// the second one's mark.)
+#[test]
+fn a_mark_carries_other_threads_transactions() {
+    let seen = Seen::new();
+    let tally = seen.clone();
+    explore("d: two writers", Some(3), move || {
+        let world = World::with_cleared_mark(3);
+        let first = {
+            let world = world.clone();
+            spawn(1, move || world.update(|txn| world.lock(txn, 0, |_, _, _| world.write_page(0, 1))))
+        };
+        let faulter = {
+            let (world, tally) = (world.clone(), tally.clone());
+            spawn(2, move || tally.note(world.fault(0)))
+        };
+        world.update(|txn| txn.mark(&world.vma(0).lock, 0..2 * PAGE));
+        first.join().unwrap();
+        faulter.join().unwrap();
+    });
+    seen.assert_all(&[&seen.served, &seen.locked]);
+}
+
 /// Scenario d, full: locked and changed twice.
 #[test]
 fn a_vma_locked_twice_is_locked_each_time() {
@@ -464,7 +487,7 @@ fn clearing_never_erases_a_live_mark() {
 /// A fault that meets a mark sleeps until that transaction ends, and is then served.
 #[test]
 fn who_sleeps_for_the_end_is_woken() {
-    explore("wait_for_end", None, move || {
+    explore("wait_for_end", Some(3), move || {
         let world = World::with_cleared_mark(2);
         let faulter = {
             let world = world.clone();

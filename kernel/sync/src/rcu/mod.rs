@@ -29,8 +29,8 @@ use core::marker::PhantomData;
 use core::sync::atomic::AtomicU32;
 
 use self::callbacks::Callbacks;
-use crate::primitive::weaken;
 use crate::primitive::{AtomicU64, AtomicUsize, MAX_CPUS, Ordering, Padded, array_of, const_unless_loom, fence_named};
+use crate::primitive::{load_own, weaken};
 use crate::spin::{SpinLock, spin_lock};
 use crate::{CpuId, CpuSet, Platform};
 
@@ -89,7 +89,7 @@ impl<P: Platform> Rcu<P> {
     #[inline]
     pub fn read(&self) -> RcuGuard<'_, P> {
         let own = self.own();
-        debug_assert!(own.seen.load(Ordering::Relaxed) != IDLE, "RCU read section on an idle or offline CPU");
+        debug_assert!(load_own(&own.seen) != IDLE, "RCU read section on an idle or offline CPU");
         // Interrupt handlers' sections nest inside the store, so a plain load and store do.
         own.nesting.store(own.nesting.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         RcuGuard { nesting: &own.nesting, not_send: PhantomData }
@@ -111,7 +111,7 @@ impl<P: Platform> Rcu<P> {
     pub fn quiescent(&self) {
         let own = self.own();
         let started = self.started.0.load(Ordering::Relaxed);
-        let seen = own.seen.load(Ordering::Relaxed);
+        let seen = load_own(&own.seen);
         if seen == started || seen == IDLE {
             return;
         }
@@ -173,13 +173,10 @@ impl<P: Platform> Rcu<P> {
             if completed >= target {
                 return true;
             }
-            let started = self.started.0.load(Ordering::Relaxed);
-            if started <= completed {
-                // Relaxed: numbers alone; the fences around order the rest. Another CPU may be first.
-                let (from, to) = (completed, completed + 1);
-                let _ = self.started.0.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
-                continue;
-            }
+            // One at a time: the next begins if none runs. Relaxed: numbers alone; the fences around order the rest.
+            let (from, to) = (completed, completed + 1);
+            let begun = self.started.0.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+            let started = begun.map_or_else(|running| running, |_| to);
             if !self.scan(started, completed) {
                 return false;
             }

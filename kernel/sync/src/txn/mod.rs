@@ -75,14 +75,12 @@ impl<'a, P: Platform> Txn<'a, P> {
     pub fn mark(&mut self, lock: &VmaLock, range: Range<u64>) -> Result<(), Abort> {
         let own = self.own_mark();
         let hull = self.hull.get_mut();
-        let carried = lock.carries(own);
-        if carried && hull.start <= range.start && range.end <= hull.end {
+        // A VMA marked before lies in the hull, so the first mark of a VMA outside needs no look at the old one.
+        if hull.start <= range.start && range.end <= hull.end && lock.carries(own) {
             return Ok(());
         }
-        if !carried {
-            lock.set_mark(own);
-            self.counters.bump(Counter::VmaMarked);
-        }
+        lock.set_mark(own);
+        self.counters.bump(Counter::VmaMarked);
         *hull = if hull.is_empty() { range } else { hull.start.min(range.start)..hull.end.max(range.end) };
         self.settled.set(false);
         Ok(())

@@ -14,7 +14,7 @@ use core_alloc::boxed::Box;
 
 use super::VmaLocks;
 use crate::alloc::try_box_slice;
-use crate::primitive::{AtomicU64, MAX_CPUS, Ordering, Padded, fence_named, mutant, weaken};
+use crate::primitive::{AtomicU64, MAX_CPUS, Ordering, Padded, fence_named, load_own, mutant, weaken};
 use crate::{AllocError, CpuId, Platform};
 
 const BUSY: u64 = 1;
@@ -71,11 +71,10 @@ impl<P: Platform> VmaLocks<P> {
     #[inline]
     pub fn enter(&self, addr: u64) -> Option<FaultSection<'_, P>> {
         let slot = self.slots.own();
-        // Relaxed: our own word.
-        if slot.word.load(Ordering::Relaxed) != 0 {
+        if load_own(&slot.word) != 0 {
             return None;
         }
-        let count = slot.faults.load(Ordering::Relaxed).wrapping_add(1);
+        let count = load_own(&slot.faults).wrapping_add(1);
         slot.faults.store(count, Ordering::Relaxed);
         let mut word = addr & PAGE_MASK | (count & COUNT_MASK) << COUNT_SHIFT | BUSY;
         if mutant("slot-no-busy-bit") {
