@@ -87,9 +87,9 @@ impl<P: Platform> AddressSpace<P> {
             drop(guard);
             let _settled = txn.settle()?;
             let mut gather = Gather::new(self);
+            let _guard = self.memory.rcu.read();
             // SAFETY: all VMAs in the range are marked and settled by us. Tables over its holes may be unlinked by
             // other writers in their sections; a table found here is freed after a grace period, and the walk is one.
-            let _guard = self.memory.rcu.read();
             unsafe { self.tables.visit(range.range(), &mut |addr, cell| gather.take_page(addr, cell.take())) };
             drop(_guard);
             gather.finish();
