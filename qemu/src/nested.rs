@@ -69,11 +69,14 @@ pub fn build(mut command: Command, announce: &str) -> Result<()> {
     Ok(())
 }
 
-/// Lines that cargo prints when it found nothing to do.
+/// Lines that cargo prints when it found nothing to do, or waited a moment for another cargo to look something up.
 fn routine(line: &str) -> bool {
-    let plain: String = strip_color(line);
-    let word = plain.split_whitespace().next();
-    matches!(word, None | Some("Finished" | "Running"))
+    let plain = strip_color(line);
+    match plain.split_whitespace().next() {
+        None | Some("Finished" | "Running") => true,
+        Some("Blocking") => plain.contains("package cache"),
+        Some(_) => false,
+    }
 }
 
 fn strip_color(line: &str) -> String {
@@ -136,6 +139,8 @@ mod tests {
         assert!(routine("    Finished `kernel` profile [optimized] target(s) in 0.05s"));
         assert!(routine("\u{1b}[1m\u{1b}[92m    Finished\u{1b}[0m `dev` profile"));
         assert!(!routine("\u{1b}[1m\u{1b}[92m   Compiling\u{1b}[0m abi v0.1.0"));
+        assert!(routine("    Blocking waiting for file lock on package cache"));
+        assert!(!routine("    Blocking waiting for file lock on build directory"));
         assert!(!routine("error: could not compile"));
     }
 }

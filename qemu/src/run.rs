@@ -174,9 +174,9 @@ impl Run {
         }
         let console: Vec<&str> = self.console.lines().collect();
         let tail = &console[console.len().saturating_sub(lines)..];
-        if tail.is_empty() {
+        if tail.is_empty() && !self.verdict.report().is_empty() {
             text += "  (nothing on the console)\n";
-        } else {
+        } else if !tail.is_empty() {
             text += "  last lines of the console:\n";
         }
         for line in tail {
