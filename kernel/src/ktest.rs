@@ -1,6 +1,6 @@
 //! Tests inside the booted kernel.
 //!
-//! [`ktest!`](crate::ktest) puts a record for each test into the link section `ktests`; the linker's `__start_` and `__stop_` symbols
+//! [`ktest!`](macro@crate::ktest) puts a record for each test into the link section `ktests`; the linker's `__start_` and `__stop_` symbols
 //! make a table of them, so a test is registered by being written. The launcher reads the same table out of the image to know their names.
 //!
 //! [`run_requested`] runs them one after another on the main thread. A failed assertion is a kernel panic: it ends the boot, and the

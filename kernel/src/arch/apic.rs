@@ -1,7 +1,7 @@
 //! The local APIC in its memory-mapped form (xAPIC): QEMU's emulation has no x2APIC.
 //!
 //! Each CPU sees its own APIC at the same physical address, mapped uncached at a fixed kernel address
-//! ([`paging::LOCAL_APIC`](super::paging::LOCAL_APIC)). Registers: SDM vol. 3, table 11-1. The interrupt command register is
+//! ([`paging::LOCAL_APIC`]). Registers: SDM vol. 3, table 11-1. The interrupt command register is
 //! two writes, so sending is done with interrupts off.
 
 use core::ptr;

@@ -65,6 +65,7 @@ pub fn try_box<T>(value: T) -> Result<Box<T>, AllocError> {
 ///
 /// # Errors
 /// [`AllocError`] if memory is out; `f` has not been called then.
+#[expect(clippy::disallowed_methods, reason = "see inside: it cannot fail here")]
 pub fn try_box_slice<T>(len: usize, f: impl FnMut(usize) -> T) -> Result<Box<[T]>, AllocError> {
     let mut elements = try_vec_with_capacity(len)?;
     elements.extend((0..len).map(f));
@@ -90,6 +91,7 @@ pub fn try_vec_with_capacity<T>(capacity: usize) -> Result<Vec<T>, AllocError> {
 ///
 /// # Errors
 /// [`AllocError`] if memory is out; `elements` is as it was, and `value` is dropped.
+#[expect(clippy::disallowed_methods, reason = "room has been reserved")]
 pub fn try_push<T>(elements: &mut Vec<T>, value: T) -> Result<(), AllocError> {
     if elements.len() == elements.capacity() {
         if !allocation_allowed() {
