@@ -57,6 +57,11 @@ impl<P: Platform> Ids<P> {
         Err(Errno::EAGAIN)
     }
 
+    /// How many numbers are in use.
+    pub fn in_use(&self) -> usize {
+        self.set.lock().used.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
     /// Gives back a number that [`Ids::take`] handed out.
     pub(crate) fn give_back(&self, id: u32) {
         let mut set = self.set.lock();

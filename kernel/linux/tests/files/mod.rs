@@ -1,7 +1,6 @@
 //! Program files for tests: put together byte by byte, or made by the host's C compiler.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -65,7 +64,7 @@ impl Builder {
 pub(crate) fn compile(name: &str, source: &str, flags: &[&str]) -> Option<Vec<u8>> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let unique = format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let input = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{unique}.c"));
+    let input = std::env::temp_dir().join(format!("{unique}.c"));
     let output = input.with_extension("elf");
     std::fs::write(&input, source).expect("the temporary directory can be written");
     let status = Command::new("gcc").args(flags).arg("-O1").arg("-o").arg(&output).arg(&input).status();
