@@ -4,7 +4,7 @@
 //! read-ahead and huge-page hints are kept in the VMAs, cut and joined as Linux does, and have no other effect yet.
 
 use abi::{Errno, USER_END, flags::madv};
-use sync::{Abort, Platform, Txn};
+use sync::{Abort, Platform, RcuGuard, Txn};
 
 use crate::{
     addr::{PageRange, is_page_aligned, page_ceil},
@@ -60,41 +60,63 @@ impl<P: Platform> AddressSpace<P> {
         }
         let range = PageRange::new(addr, end.min(USER_END)).ok_or(Errno::ENOMEM)?;
         let beyond = if end > USER_END { Err(Errno::ENOMEM) } else { Ok(()) };
-        let done = self.transaction(|txn| self.advise_in(txn, range, action)).map_err(|errno| match errno {
-            Errno::ENOMEM => Errno::EAGAIN,
-            other => other,
-        })?;
+        let done = self.transaction(|txn| match action {
+            Action::Nothing => Ok(self.check_mapped(&self.memory.rcu.read(), range)),
+            Action::Empty => self.empty_in(txn, range),
+            Action::Flags { clear, set } => self.flag_in(txn, range, clear, set),
+        });
+        let done = done.map_err(|errno| if errno == Errno::ENOMEM { Errno::EAGAIN } else { errno })?;
         done.and(beyond)
     }
 
-    /// The inner result is the call's: an error that comes after the change.
-    fn advise_in(&self, txn: &mut Txn<'_, P>, range: PageRange, action: Action) -> Result<Result<(), Errno>, Abort> {
-        let (clear, set) = match action {
-            Action::Flags { clear, set } => (clear, set),
-            Action::Nothing | Action::Empty => (VmaFlags::empty(), VmaFlags::empty()),
-        };
+    /// ENOMEM if there is a hole in `range`.
+    fn check_mapped(&self, guard: &RcuGuard<'_, P>, range: PageRange) -> Result<(), Errno> {
+        let mut mapped = range.start();
+        for item in self.tree.overlapping(guard, range.range()) {
+            if item.start > mapped {
+                break;
+            }
+            mapped = item.end;
+        }
+        if mapped < range.end() { Err(Errno::ENOMEM) } else { Ok(()) }
+    }
+
+    /// Takes the pages out. The inner result is the call's: an error that comes after the change.
+    fn empty_in(&self, txn: &mut Txn<'_, P>, range: PageRange) -> Result<Result<(), Errno>, Abort> {
+        let guard = self.memory.rcu.read();
+        let result = self.check_mapped(&guard, range);
+        for item in self.tree.overlapping(&guard, range.range()) {
+            // SAFETY: found under `guard`.
+            let vma = unsafe { item.value.get() };
+            txn.mark(vma.lock(), vma.range())?;
+        }
+        drop(guard);
+        let _settled = txn.settle()?;
+        let mut gather = Gather::new(self);
+        {
+            // Over holes, other writers may unlink tables in their sections; those wait for a grace period, and in this
+            // read section none ends.
+            let _guard = self.memory.rcu.read();
+            // SAFETY: all VMAs in the range are marked and settled by us; tables over holes, see above.
+            unsafe { self.tables.visit(range.range(), &mut |addr, cell| gather.take_page(addr, cell.take())) };
+        }
+        gather.finish();
+        Ok(result)
+    }
+
+    /// Changes flags of the VMAs. The inner result is the call's: an error that comes after the change.
+    fn flag_in(
+        &self,
+        txn: &mut Txn<'_, P>,
+        range: PageRange,
+        clear: VmaFlags,
+        set: VmaFlags,
+    ) -> Result<Result<(), Errno>, Abort> {
         let guard = self.memory.rcu.read();
         let change = self.draft_change(&guard, range, Holes::Skip, &|old| Attributes {
             flags: old.flags.difference(clear).union(set),
             ..old
         })?;
-        if matches!(action, Action::Empty) {
-            for item in self.tree.overlapping(&guard, range.range()) {
-                // SAFETY: found under `guard`.
-                let vma = unsafe { item.value.get() };
-                txn.mark(vma.lock(), vma.range())?;
-            }
-            drop(guard);
-            let _settled = txn.settle()?;
-            let mut gather = Gather::new(self);
-            let _guard = self.memory.rcu.read();
-            // SAFETY: all VMAs in the range are marked and settled by us. Tables over its holes may be unlinked by
-            // other writers in their sections; a table found here is freed after a grace period, and the walk is one.
-            unsafe { self.tables.visit(range.range(), &mut |addr, cell| gather.take_page(addr, cell.take())) };
-            drop(_guard);
-            gather.finish();
-            return Ok(change.result);
-        }
         let Some(draft) = change.draft else { return Ok(change.result) };
         draft.check_count(self)?;
         draft.mark(txn, &guard)?;

@@ -14,10 +14,10 @@
 use core::ops::Range;
 
 use abi::Errno;
-use alloc::vec::Vec;
-use sync::{Abort, AllocError, Platform, RcuGuard, Settled, Txn, alloc::try_push};
+use sync::{Abort, AllocError, Platform, RcuGuard, Settled, Txn};
 
 use crate::{
+    few::Few,
     space::{AddressSpace, MAX_MAP_COUNT},
     tree::{Entry, Reserve, Section},
     vma::{Attributes, Kind, Vma, VmaRef},
@@ -27,8 +27,10 @@ use crate::{
 pub(crate) type Item = Entry<VmaRef>;
 
 /// A VMA to be.
+#[derive(Clone, Copy)]
 struct Piece {
-    range: Range<u64>,
+    start: u64,
+    end: u64,
     attributes: Attributes,
     kind: Kind,
 }
@@ -36,40 +38,41 @@ struct Piece {
 /// What shall go, and what shall come instead; ascending.
 #[derive(Default)]
 pub(crate) struct Draft {
-    old: Vec<Item>,
-    pieces: Vec<Piece>,
+    old: Few<Item>,
+    pieces: Few<Piece>,
 }
 
 impl Draft {
     pub(crate) const fn new() -> Draft {
-        Draft { old: Vec::new(), pieces: Vec::new() }
+        Draft { old: Few::new(), pieces: Few::new() }
     }
 
-    pub(crate) const fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.old.is_empty()
     }
 
     /// `item` goes.
     pub(crate) fn remove(&mut self, item: Item) -> Result<(), AllocError> {
-        try_push(&mut self.old, item)
+        self.old.push(item)
     }
 
     /// A mapping comes. If the piece before it ends where it starts and is of the same kind, they become one.
     pub(crate) fn map(&mut self, range: Range<u64>, attributes: Attributes) -> Result<(), AllocError> {
         if let Some(last) = self.pieces.last_mut()
             && last.kind == Kind::Anonymous
-            && last.range.end == range.start
+            && last.end == range.start
             && last.attributes == attributes
         {
-            last.range.end = range.end;
+            last.end = range.end;
             return Ok(());
         }
-        try_push(&mut self.pieces, Piece { range, attributes, kind: Kind::Anonymous })
+        self.pieces.push(Piece { start: range.start, end: range.end, attributes, kind: Kind::Anonymous })
     }
 
     /// A tombstone comes.
     pub(crate) fn bury(&mut self, range: Range<u64>) -> Result<(), AllocError> {
-        try_push(&mut self.pieces, Piece { range, attributes: Attributes::NONE, kind: Kind::Tombstone })
+        let (start, end) = (range.start, range.end);
+        self.pieces.push(Piece { start, end, attributes: Attributes::NONE, kind: Kind::Tombstone })
     }
 
     /// The neighbour `item` takes part if it is like `attributes`: it goes, and comes back as part of a larger piece.
@@ -97,7 +100,7 @@ impl Draft {
 
     /// Marks every VMA that goes. `_guard` is the read section in which they were found.
     pub(crate) fn mark<P: Platform>(&self, txn: &mut Txn<'_, P>, _guard: &RcuGuard<'_, P>) -> Result<(), Abort> {
-        for item in &self.old {
+        for item in self.old.iter() {
             // SAFETY: found under `_guard`.
             let vma = unsafe { item.value.get() };
             txn.mark(vma.lock(), vma.range())?;
@@ -112,36 +115,27 @@ impl Draft {
         space: &'a AddressSpace<P>,
         txn: &Txn<'_, P>,
     ) -> Result<Edit<'a, P>, AllocError> {
-        let starts = self.old.iter().map(|item| item.start).chain(self.pieces.iter().map(|piece| piece.range.start));
-        let ends = self.old.iter().map(|item| item.end).chain(self.pieces.iter().map(|piece| piece.range.end));
-        let range = starts.min().unwrap_or(0)..ends.max().unwrap_or(0);
+        // Ascending and disjoint, both, so that the first and the last tell the hull.
+        let start =
+            self.old.first().map(|item| item.start).into_iter().chain(self.pieces.first().map(|piece| piece.start));
+        let end = self.old.last().map(|item| item.end).into_iter().chain(self.pieces.last().map(|piece| piece.end));
+        let range = start.min().unwrap_or(0)..end.max().unwrap_or(0);
         let reserve = space.tree.reserve(self.pieces.len())?;
-        let mut edit = Edit { space, range, old: Vec::new(), new: Vec::new(), reserve, stage: Stage::Prepared };
-        for item in self.old {
-            try_push(&mut edit.old, (item, Fate::Goes))?;
+        let mut edit = Edit { space, range, old: Few::new(), new: Few::new(), reserve, stage: Stage::Prepared };
+        for &item in self.old.iter() {
+            edit.old.push((item, Fate::Goes))?;
         }
-        let mut at = 0;
-        for piece in self.pieces {
-            while edit.old.get(at).is_some_and(|(item, _)| item.start < piece.range.start) {
-                at += 1;
-            }
-            let value = match edit.old.get_mut(at).filter(|(item, _)| is_like(item, &piece)) {
-                Some((item, fate)) => {
-                    *fate = Fate::Stays;
-                    item.value
+        for piece in self.pieces.iter() {
+            let value = match edit.old_at(piece.start).filter(|&at| is_like(&edit.old[at].0, piece)) {
+                Some(at) => {
+                    edit.old[at].1 = Fate::Stays;
+                    edit.old[at].0.value
                 }
-                None => {
-                    let vma = Vma::new(piece.range.clone(), piece.attributes, piece.kind, txn.new_lock())?;
-                    VmaRef::new(vma)
-                }
+                None => VmaRef::new(Vma::new(piece.start..piece.end, piece.attributes, piece.kind, txn.new_lock())?),
             };
-            let item = Entry { start: piece.range.start, end: piece.range.end, value };
-            // On failure a new VMA must not be forgotten; one that stays is in `old` too, and is not freed.
-            if let Err(error) = try_push(&mut edit.new, item) {
-                if !edit.is_old(item) {
-                    // SAFETY: made above, and published nowhere.
-                    unsafe { item.value.free_now() };
-                }
+            let item = Entry { start: piece.start, end: piece.end, value };
+            if let Err(error) = edit.new.push(item) {
+                edit.discard(item);
                 return Err(error);
             }
         }
@@ -153,7 +147,7 @@ impl Draft {
 fn is_like(item: &Item, piece: &Piece) -> bool {
     // SAFETY: in `Draft::build` all VMAs that go are marked by the running transaction, or its own.
     let vma = unsafe { item.value.get() };
-    vma.range() == piece.range && vma.attributes() == piece.attributes && vma.kind() == piece.kind
+    vma.range() == (piece.start..piece.end) && vma.attributes() == piece.attributes && vma.kind() == piece.kind
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -174,9 +168,9 @@ pub(crate) struct Edit<'a, P: Platform> {
     /// Hull of everything that goes and comes.
     range: Range<u64>,
     /// What the tree shows in `range`, all of it.
-    old: Vec<(Item, Fate)>,
+    old: Few<(Item, Fate)>,
     /// What it will show.
-    new: Vec<Item>,
+    new: Few<Item>,
     reserve: Reserve<VmaRef>,
     stage: Stage,
 }
@@ -228,8 +222,17 @@ impl<P: Platform> Edit<'_, P> {
         self.old.iter().filter(|(_, fate)| *fate == Fate::Goes).map(|(item, _)| *item)
     }
 
-    fn is_old(&self, item: Item) -> bool {
-        self.old.iter().any(|(old, _)| old.value == item.value)
+    /// Which of the old entries starts at `start`.
+    fn old_at(&self, start: u64) -> Option<usize> {
+        self.old.binary_search_by_key(&start, |(item, _)| item.start).ok()
+    }
+
+    /// Frees the VMA of `item`, which was not published by this edit, unless it is an old one that stays.
+    fn discard(&self, item: Item) {
+        if self.old_at(item.start).is_none_or(|at| self.old[at].0.value != item.value) {
+            // SAFETY: made by `build`, and known to nobody else.
+            unsafe { item.value.free_now() };
+        }
     }
 }
 
@@ -238,11 +241,8 @@ impl<P: Platform> Drop for Edit<'_, P> {
         if self.stage == Stage::Published {
             return;
         }
-        for &item in &self.new {
-            if !self.is_old(item) {
-                // SAFETY: made by `build` and never published.
-                unsafe { item.value.free_now() };
-            }
+        for &item in self.new.iter() {
+            self.discard(item);
         }
     }
 }

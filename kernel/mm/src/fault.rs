@@ -90,7 +90,8 @@ impl<P: Platform> AddressSpace<P> {
     /// The fast path, from the slot to the entry.
     fn fault_locked(&self, page: u64, access: Access) -> Fast {
         let memory = self.memory;
-        let Some(section) = memory.locks.enter(page) else { return Fast::Unsure };
+        // A fault inside a fault is a bug of the kernel's (slot protocol, rule 7).
+        let section = memory.locks.enter(page).expect("user memory was touched inside a fault");
         let guard = memory.rcu.read();
         let Some(item) = self.tree.find(&guard, page) else {
             memory.counters.bump(Counter::FaultMiss);

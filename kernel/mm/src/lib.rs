@@ -14,6 +14,7 @@
 //! | `placement` | where a mapping goes that asks for no address |
 //! | `fault` | serving a page fault |
 //! | `gather` | flush first, free after |
+//! | `few` | a vector that seldom allocates |
 //! | `report`, `load` | describing mappings; writing a program's first contents |
 //! | `testing` | a hosted machine with a software TLB (feature `testing`) |
 //!
@@ -39,6 +40,7 @@ mod brk;
 mod edit;
 mod error;
 mod fault;
+mod few;
 pub mod frame;
 mod gather;
 mod load;

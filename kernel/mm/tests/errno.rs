@@ -15,6 +15,9 @@ const ANON: u32 = map::PRIVATE | map::ANONYMOUS;
 const BASE: u64 = 0x10_0000_0000;
 const P: u64 = PAGE_SIZE;
 
+/// What it is about; address, length, rights or advice; the answer.
+type Row<T> = (&'static str, u64, u64, T, Result<(), Errno>);
+
 /// A program with pages 0..4 and 6..8 from [`BASE`] mapped, on a machine of 4096 frames.
 fn program(body: impl FnOnce(&Process)) {
     let machine = Machine::new(4096);
@@ -110,7 +113,7 @@ fn munmap_errors() {
 #[test]
 fn mprotect_errors() {
     let both = prot::GROWSDOWN | prot::GROWSUP;
-    let table: &[(&str, u64, u64, u32, Result<(), Errno>)] = &[
+    let table: &[Row<u32>] = &[
         ("grows both ways", BASE, P, both, Err(EINVAL)),
         ("unaligned", BASE + 1, P, RW, Err(EINVAL)),
         ("unaligned comes before length 0", BASE + 1, 0, RW, Err(EINVAL)),
@@ -145,7 +148,7 @@ fn mprotect_errors() {
 
 #[test]
 fn madvise_errors() {
-    let table: &[(&str, u64, u64, i32, Result<(), Errno>)] = &[
+    let table: &[Row<i32>] = &[
         ("unknown advice", BASE, P, 77, Err(EINVAL)),
         ("unknown advice comes before length 0", BASE, 0, -1, Err(EINVAL)),
         ("unaligned", BASE + 1, P, madv::DONTNEED, Err(EINVAL)),

@@ -50,12 +50,11 @@ fn regions_are_taken_in_whole_pages_and_counted() {
 fn no_region_is_large_enough_for_the_metadata() {
     let base = arena(1 << 20);
     // SAFETY: a fresh arena.
-    assert_eq!(
-        unsafe { Frames::<Host>::new(&[PhysRange { start: base, end: base + PAGE_SIZE }]) }.err(),
-        Some(NoMemory)
-    );
-    // SAFETY: nothing.
-    assert_eq!(unsafe { Frames::<Host>::new(&[]) }.err(), Some(NoMemory));
+    let small = unsafe { Frames::<Host>::new(&[PhysRange { start: base, end: base + PAGE_SIZE }]) };
+    assert_eq!(small.err(), Some(NoMemory));
+    // SAFETY: nothing is taken over.
+    let none = unsafe { Frames::<Host>::new(&[]) };
+    assert_eq!(none.err(), Some(NoMemory));
 }
 
 #[test]

@@ -5,8 +5,8 @@
 //! and gives it back when dropped.
 //!
 //! Guarantees: every usable frame is free, cached by one CPU, or owned by one named [`Owner`], and [`Frames::usage`]
-//! adds up; running out is a value; freeing a frame that is not allocated stops the kernel in debug builds, which also
-//! fill freed frames with junk.
+//! adds up; running out is a value; freeing a frame that is not allocated stops the kernel. Debug builds fill freed frames
+//! with junk.
 //!
 //! Interrupts are off while a CPU works on its own cache; the buddy allocator behind has a spin lock, which is a leaf.
 //! So frames can be had and freed anywhere: in interrupt handlers, under spin locks, inside the slot section.

@@ -16,7 +16,8 @@
 //!
 //! | file | |
 //! |---|---|
-//! | [`node`] | layout of the nodes, references to them, chains of them |
+//! | [`node`] | layout of the nodes, references to them |
+//! | [`life`] | making, chaining and freeing nodes |
 //! | [`path`] | the way from the root to a leaf, and to its neighbours |
 //! | [`search`] | find, next, prev, iteration |
 //! | [`gap`] | search for free space, and upkeep of its summaries |
@@ -25,8 +26,8 @@
 //! | [`build`] | fills new nodes, level by level |
 //! | `check` | structural invariants, for tests |
 //!
-//! Called by `AddressSpace`. The publication lock is a spin lock and a leaf of the lock order; a replacement holds it for
-//! O(height) nodes plus those that it removes and makes.
+//! Called by `AddressSpace`. The publication lock is a spin lock, and only RCU's queue lock is taken under it; a replacement
+//! holds it for O(height) nodes plus those that it removes and makes.
 
 use core::marker::PhantomData;
 use core::mem::size_of;
@@ -40,6 +41,7 @@ mod build;
 #[cfg(any(test, feature = "testing"))]
 mod check;
 mod gap;
+mod life;
 mod node;
 mod path;
 mod replace;

@@ -5,23 +5,18 @@
 //! searches read). Both change under the tree's publication lock only. Readers keep nodes alive by being in an RCU read
 //! section; a writer does so by holding the publication lock, since only its holder retires nodes.
 //!
-//! The last 16 bytes of a node, its [`Tail`], belong to whoever owns the node's life: a [`Chain`] of spare or dead
-//! nodes, then RCU. Readers never look at them.
-//!
-//! Called by the other files of this room. Most of the room's `unsafe` lives here.
+//! Called by the other files of this room. Its `unsafe` is here and in `life`, but for the duties passed on between them.
 
-use core::cell::UnsafeCell;
 use core::marker::PhantomData;
-use core::mem::{MaybeUninit, needs_drop, offset_of, size_of};
+use core::mem::{MaybeUninit, offset_of};
 use core::ops::Deref;
 use core::ptr::{self, NonNull};
 
-use alloc::boxed::Box;
-
+use sync::Platform;
 use sync::primitive::{AtomicPtr, AtomicU64, Ordering};
-use sync::{Platform, RcuHead};
 
 use super::Entry;
+use super::life::{Tail, Tailed};
 
 /// Ranges in a leaf: with three words each they fill four cache lines together with the tail.
 pub(super) const LEAF_CAPACITY: usize = 10;
@@ -35,30 +30,12 @@ pub(super) const UNUSED: u64 = u64::MAX;
 const LEVELS_MASK: usize = 63;
 
 /// How many of the sorted `keys` are at most `address`. Adds up comparisons without a branch: an early exit would be
-/// mispredicted about once a node, which costs more than all the comparisons (measured in `tree-baseline.md`).
+/// mispredicted about once a node, which costs more than all the comparisons.
 #[inline]
 fn rank(keys: &[u64], address: u64) -> usize {
     let address = address.min(UNUSED - 1);
-    keys.iter().map(|&key| usize::from(key <= address)).sum()
-}
-
-/// Room for what the owner of a node's life needs: a link while in a [`Chain`], an `RcuHead` after that.
-struct Tail(
-    #[expect(dead_code, reason = "reached through pointers to the whole node only: those that free it")]
-    UnsafeCell<MaybeUninit<RcuHead>>,
-);
-
-impl Tail {
-    fn new() -> Self {
-        const { assert!(size_of::<RcuHead>() >= size_of::<*mut ()>() && align_of::<RcuHead>() >= align_of::<*mut ()>()) };
-        Tail(UnsafeCell::new(MaybeUninit::uninit()))
-    }
-}
-
-/// A node with a [`Tail`].
-pub(super) trait Tailed: Sized {
-    /// Offset of the tail in the node.
-    const TAIL: usize;
+    // Wrapping, so that a build with overflow checks has no branches either.
+    keys.iter().fold(0, |rank: usize, &key| rank.wrapping_add(usize::from(key <= address)))
 }
 
 /// Up to ten disjoint ranges in ascending order, each with its value. Slots in use come first; an unused slot's start
@@ -399,85 +376,27 @@ impl Root {
     }
 }
 
-/// A list of nodes linked through their tails: spare ones of a reserve, or dead ones on their way to RCU. It only
-/// remembers them; what is to become of them is its owner's business.
-pub(super) struct Chain<T> {
-    first: Option<NonNull<T>>,
-    len: usize,
-}
+#[cfg(test)]
+mod tests {
+    use core::mem::{align_of, offset_of, size_of};
 
-impl<T: Tailed> Chain<T> {
-    /// No nodes.
-    pub(super) const fn new() -> Self {
-        Chain { first: None, len: 0 }
+    use super::*;
+
+    #[test]
+    fn nodes_are_laid_out_by_cache_line() {
+        assert_eq!((size_of::<Leaf<u64>>(), align_of::<Leaf<u64>>()), (256, 256));
+        assert_eq!(offset_of!(Inner, keys), 0);
+        assert_eq!(offset_of!(Inner, children), 128, "two lines of keys");
+        assert_eq!(offset_of!(Inner, gaps), 256, "two lines of children; look-ups end here");
+        assert!(size_of::<Inner>() <= 512);
     }
 
-    /// Number of nodes.
-    pub(super) fn len(&self) -> usize {
-        self.len
+    #[test]
+    fn a_rank_counts_keys_and_no_unused_ones() {
+        let keys = [10, 20, 30, UNUSED, UNUSED];
+        let ranks = [(0, 0), (9, 0), (10, 1), (29, 2), (30, 3), (UNUSED - 1, 3), (UNUSED, 3)];
+        for (address, expected) in ranks {
+            assert_eq!(rank(&keys, address), expected, "{address}");
+        }
     }
-
-    /// Links `node` in front.
-    ///
-    /// # Safety
-    /// `node` may be used for the whole node, stays allocated while it is linked, and its tail belongs to the caller.
-    pub(super) unsafe fn push(&mut self, node: NonNull<T>) {
-        let next = self.first.map_or(ptr::null_mut(), NonNull::as_ptr);
-        // SAFETY: the tail lies within the node, is aligned for and as large as a pointer (`Tail::new`), and ours.
-        unsafe { tail::<T>(node).cast::<*mut T>().write(next) };
-        self.first = Some(node);
-        self.len += 1;
-    }
-
-    /// Unlinks the first node.
-    pub(super) fn pop(&mut self) -> Option<NonNull<T>> {
-        let node = self.first?;
-        // SAFETY: `push` wrote the link, and its caller left the tail to this chain since.
-        let next = unsafe { tail::<T>(node).cast::<*mut T>().read() };
-        self.first = NonNull::new(next);
-        self.len -= 1;
-        Some(node)
-    }
-}
-
-/// Where the tail of `node` lies.
-fn tail<T: Tailed>(node: NonNull<T>) -> NonNull<()> {
-    // SAFETY: `TAIL` is the offset of a field of the node, and callers pass pointers to whole nodes.
-    unsafe { node.byte_add(T::TAIL) }.cast()
-}
-
-/// Makes the tail of a dead node an `RcuHead` and returns it, for `Rcu::defer` with [`free`].
-///
-/// # Safety
-/// `node` may be used for the whole node and is allocated; its tail belongs to the caller.
-pub(super) unsafe fn bury<T: Tailed>(node: NonNull<T>) -> NonNull<RcuHead> {
-    let head = tail(node).cast::<RcuHead>();
-    // SAFETY: the tail has room for an `RcuHead` and is the caller's.
-    unsafe { head.write(RcuHead::new()) };
-    head
-}
-
-/// Frees the node whose tail holds `head`: what RCU calls when no reader is left.
-///
-/// # Safety
-/// `head` comes from [`bury`] of a `Box`'s node of type `T`, which nobody uses any more.
-pub(super) unsafe fn free<T: Tailed>(head: NonNull<RcuHead>) {
-    // SAFETY: the tail lies `TAIL` bytes into its node.
-    let node = unsafe { head.byte_sub(T::TAIL) }.cast::<T>();
-    // SAFETY: passed on to the caller.
-    unsafe { discard(node) };
-}
-
-/// Frees a node at once.
-///
-/// # Safety
-/// `node` was a `Box`, and nobody uses it any more.
-pub(super) unsafe fn discard<T: Tailed>(node: NonNull<T>) {
-    // A reader that should not be here any more had better notice. (Nodes of models own things: let them be.)
-    if cfg!(debug_assertions) && !needs_drop::<T>() {
-        // SAFETY: the node is ours alone, and it has nothing to drop.
-        unsafe { ptr::write_bytes(node.as_ptr().cast::<u8>(), 0xde, size_of::<T>()) };
-    }
-    // SAFETY: it came from a `Box`; all its fields are valid whatever bytes they hold.
-    drop(unsafe { Box::from_raw(node.as_ptr()) });
 }

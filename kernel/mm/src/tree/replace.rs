@@ -19,9 +19,8 @@ use sync::primitive::Ordering;
 use sync::{Platform, Rcu};
 
 use super::build::{Builder, Child, Fill, Spread};
-use super::node::{
-    Chain, FANOUT, Inner, InnerRef, Kind, LEAF_CAPACITY, Leaf, LeafRef, MAX_HEIGHT, Node, Tailed, bury, discard, free,
-};
+use super::life::{Chain, Tailed, bury, discard, free};
+use super::node::{FANOUT, Inner, InnerRef, Kind, LEAF_CAPACITY, Leaf, LeafRef, MAX_HEIGHT, Node};
 use super::path::Path;
 use super::reserve::{Need, Reserve};
 use super::{Entry, ReserveTooSmall, Section, Value, gap};

@@ -10,7 +10,8 @@ use alloc::boxed::Box;
 use sync::AllocError;
 use sync::alloc::try_box;
 
-use super::node::{Chain, FANOUT, Inner, LEAF_CAPACITY, Leaf, MAX_HEIGHT, Tailed, discard};
+use super::life::{Chain, Tailed, discard};
+use super::node::{FANOUT, Inner, LEAF_CAPACITY, Leaf, MAX_HEIGHT};
 
 /// Numbers of nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
