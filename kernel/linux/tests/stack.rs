@@ -40,8 +40,10 @@ impl Memory<'_> {
     }
 }
 
+type Strings = Vec<Vec<u8>>;
+
 /// Strings of the arguments and of the environment, and the auxiliary vector.
-fn read(stack: &Stack) -> (Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<(u64, u64)>) {
+fn read(stack: &Stack) -> (Strings, Strings, Vec<(u64, u64)>) {
     let memory = Memory(stack);
     let count = memory.word(stack.sp);
     let (args, next) = memory.pointers(stack.sp + 8);
