@@ -99,8 +99,8 @@ impl<S: System> Process<S> {
         &self.space
     }
 
-    /// Sleeps until the last thread has ended, and says how the process ended. Its memory goes with the last `Arc` of it,
-    /// which may be the caller's.
+    /// Sleeps until the last thread has ended, and says how the process ended. Its memory goes with the last `Arc` of
+    /// it, which may be the caller's.
     pub fn wait_exit(&self) -> ExitStatus {
         // Acquire pairs with `finish`.
         let finished = || self.finished.load(Ordering::Acquire);

@@ -1,7 +1,7 @@
 //! Calls, threads and loading on `mm`'s software machine, with host threads as CPUs.
 //!
-//! [`machine`] implements [`System`](crate::System) over it; a [`Program`] is a loaded process, and a [`User`] one of its
-//! threads, which makes calls as a program would: by registers.
+//! [`machine`] implements [`System`](crate::System) over it; a [`Program`] is a loaded process, and a [`User`] one of
+//! its threads, which makes calls as a program would: by registers.
 
 mod file;
 #[path = "../../tests/files/mod.rs"]
