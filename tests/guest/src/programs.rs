@@ -90,7 +90,10 @@ global_asm!(
     "cld",
     "jmp guest_exit",
     "guest_registers:",
-    // FS base: a word of the own stack that holds the number.
+    // FS base: a word of the own stack that holds the number, at another address in each program.
+    "mov rax, r12",
+    "shl rax, 4",
+    "sub rsp, rax",
     "push r12",
     "mov edi, 0x1002", // ARCH_SET_FS
     "mov rsi, rsp",
