@@ -98,7 +98,99 @@ mod model {
     extern crate std;
 
     pub use loom::cell::UnsafeCell;
-    pub use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    pub use loom::sync::atomic::Ordering;
+
+    /// A loom atomic beside a second one that every access touches. loom prunes schedules by each atomic's last access
+    /// alone: a thread that loads before it stores hides the loads of others from the search. Read-modify-writes of the
+    /// second word, which order nothing, put every two accesses into both orders.
+    macro_rules! thorough {
+        ($name:ident, $value:ty $(, $generic:ident)?) => {
+            /// loom's atomic of the same name.
+            #[derive(Debug)]
+            pub struct $name$(<$generic>)? {
+                word: loom::sync::atomic::$name$(<$generic>)?,
+                accesses: loom::sync::atomic::AtomicUsize,
+            }
+
+            impl$(<$generic>)? $name$(<$generic>)? {
+                /// As `core`'s.
+                pub fn new(value: $value) -> Self {
+                    $name {
+                        word: loom::sync::atomic::$name::new(value),
+                        accesses: loom::sync::atomic::AtomicUsize::new(0),
+                    }
+                }
+
+                fn word(&self) -> &loom::sync::atomic::$name$(<$generic>)? {
+                    self.accesses.fetch_add(1, Ordering::Relaxed);
+                    &self.word
+                }
+
+                /// As `core`'s.
+                pub fn load(&self, order: Ordering) -> $value {
+                    self.word().load(order)
+                }
+
+                /// As `core`'s.
+                pub fn store(&self, value: $value, order: Ordering) {
+                    self.word().store(value, order);
+                }
+
+                /// As `core`'s.
+                pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                    self.word().swap(value, order)
+                }
+
+                /// As `core`'s.
+                ///
+                /// # Errors
+                /// As `core`'s.
+                pub fn compare_exchange(
+                    &self,
+                    current: $value,
+                    new: $value,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$value, $value> {
+                    self.word().compare_exchange(current, new, success, failure)
+                }
+            }
+        };
+    }
+
+    macro_rules! thorough_integer {
+        ($name:ident, $value:ty) => {
+            thorough!($name, $value);
+
+            impl $name {
+                /// As `core`'s.
+                pub fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+                    self.word().fetch_add(value, order)
+                }
+
+                /// As `core`'s.
+                pub fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
+                    self.word().fetch_sub(value, order)
+                }
+
+                /// As `core`'s.
+                pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                    self.word().fetch_or(value, order)
+                }
+
+                /// As `core`'s.
+                pub fn fetch_and(&self, value: $value, order: Ordering) -> $value {
+                    self.word().fetch_and(value, order)
+                }
+            }
+        };
+    }
+
+    thorough!(AtomicBool, bool);
+    thorough!(AtomicPtr, *mut T, T);
+    thorough_integer!(AtomicU32, u32);
+    thorough_integer!(AtomicU64, u64);
+    thorough_integer!(AtomicUsize, usize);
 
     /// Most CPUs in a model.
     pub const MAX_CPUS: usize = 3;
@@ -135,7 +227,7 @@ mod model {
     /// thread also makes loom overlook other threads' loads, and with them schedules.)
     pub fn load_own(word: &AtomicU64) -> u64 {
         // SAFETY: loom checks that no other thread's store is concurrent.
-        unsafe { word.unsync_load() }
+        unsafe { word.word.unsync_load() }
     }
 
     type Waiters = std::collections::HashMap<usize, std::vec::Vec<loom::thread::Thread>>;

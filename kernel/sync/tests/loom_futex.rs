@@ -23,7 +23,7 @@ fn keys() -> (FutexKey, FutexKey) {
 
 #[test]
 fn a_wake_after_the_change_misses_nobody() {
-    explore("futex", None, || {
+    explore("futex", 3, || {
         let shared = Arc::new((FutexTable::<Host>::new(), AtomicUsize::new(0)));
         let waker = {
             let shared = shared.clone();
@@ -43,7 +43,7 @@ fn a_wake_after_the_change_misses_nobody() {
 /// signal may not be spent on the first waiter if that one is turned away.
 #[test]
 fn a_wake_is_not_spent_on_who_will_not_sleep() {
-    explore("futex two", Some(3), || {
+    explore("futex two", 3, || {
         let shared = Arc::new((FutexTable::<Host>::new(), AtomicUsize::new(0)));
         let waiters: Vec<_> = (0..2)
             .map(|seen| {
@@ -64,7 +64,7 @@ fn a_wake_is_not_spent_on_who_will_not_sleep() {
 
 #[test]
 fn a_moved_waiter_is_found_where_it_went() {
-    explore("requeue", Some(3), || {
+    explore("requeue", 3, || {
         let shared = Arc::new((FutexTable::<Host>::new(), AtomicUsize::new(0)));
         let (from, to) = keys();
         let mover = {
@@ -83,7 +83,7 @@ fn a_moved_waiter_is_found_where_it_went() {
 
 #[test]
 fn a_deadline_finds_its_waiter_in_any_bucket() {
-    explore("requeue deadline", Some(3), || {
+    explore("requeue deadline", 3, || {
         let table = Arc::new(FutexTable::<Host>::new());
         let (from, to) = keys();
         let mover = {

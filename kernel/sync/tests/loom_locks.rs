@@ -37,7 +37,7 @@ impl Plain {
 
 #[test]
 fn spin_lock_orders_its_critical_sections() {
-    explore("spin", None, || {
+    explore("spin", 2, || {
         let lock: Arc<SpinLock<Host, Plain>> = Arc::new(spin_lock(Plain::new()));
         let threads: Vec<_> = (0..2)
             .map(|cpu| {
@@ -55,7 +55,7 @@ fn spin_lock_orders_its_critical_sections() {
 
 #[test]
 fn a_waiter_sees_the_condition_or_the_waker_sees_the_waiter() {
-    explore("wait", None, || {
+    explore("wait", 3, || {
         let shared = Arc::new((WaitQueue::<Host>::new(), AtomicUsize::new(0)));
         let waker = {
             let shared = shared.clone();
@@ -74,7 +74,7 @@ fn a_waiter_sees_the_condition_or_the_waker_sees_the_waiter() {
 /// must reach the second.
 #[test]
 fn a_wake_up_for_one_who_gives_up_goes_to_the_next() {
-    explore("wake_one", Some(3), || {
+    explore("wake_one", 2, || {
         let shared = Arc::new((WaitQueue::<Host>::new(), AtomicUsize::new(0)));
         let take = |permits: &AtomicUsize| permits.compare_exchange(1, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         let waiters: Vec<_> = [Some(1), None]
@@ -101,7 +101,7 @@ fn a_wake_up_for_one_who_gives_up_goes_to_the_next() {
 
 #[test]
 fn an_interrupt_ends_a_wait_whenever_it_comes() {
-    explore("interrupt", None, || {
+    explore("interrupt", 3, || {
         let queue = Arc::new(WaitQueue::<Host>::new());
         let thread = Host::current_thread();
         let killer = spawn(1, move || interrupt(thread));
@@ -113,7 +113,7 @@ fn an_interrupt_ends_a_wait_whenever_it_comes() {
 
 #[test]
 fn fair_lock_orders_writers_and_readers() {
-    explore("fair", Some(3), || {
+    explore("fair", 2, || {
         let shared = Arc::new((FairRwLock::<Host>::new(), Plain::new()));
         let writers: Vec<_> = (1..3)
             .map(|cpu| {
@@ -142,7 +142,7 @@ fn the_last_owner_sees_what_all_others_did() {
             assert_eq!(self.0[0].get() + self.0[1].get(), 2);
         }
     }
-    explore("arc", None, || {
+    explore("arc", 3, || {
         let first = sync::Arc::try_new(Shared([Plain::new(), Plain::new()])).ok().unwrap();
         let second = first.clone();
         let other = spawn(1, move || second.0[1].add());

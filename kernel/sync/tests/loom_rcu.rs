@@ -88,7 +88,7 @@ impl World {
 /// Reads, reports, reads again, while the other CPU unlinks and frees as soon as it may.
 #[test]
 fn reports_end_old_sections_and_new_ones_see_the_unlinking() {
-    explore("rcu report", None, || {
+    explore("rcu report", 3, || {
         let world = World::new(2, &[]);
         let reader = {
             let world = world.clone();
@@ -112,7 +112,7 @@ fn reports_end_old_sections_and_new_ones_see_the_unlinking() {
 /// A grace period that another CPU starts, while the object is being unlinked, is too early for it.
 #[test]
 fn a_grace_period_of_somebody_else_is_too_early() {
-    explore("rcu target", Some(4), || {
+    explore("rcu target", 3, || {
         let world = World::new(2, &[]);
         let other = {
             let world = world.clone();
@@ -137,7 +137,7 @@ fn a_grace_period_of_somebody_else_is_too_early() {
 
 #[test]
 fn idle_cpus_are_left_alone_and_see_the_unlinking_when_they_return() {
-    explore("rcu idle", None, || {
+    explore("rcu idle", 3, || {
         let world = World::new(2, &[0]);
         let idler = {
             let world = world.clone();
@@ -161,7 +161,7 @@ fn idle_cpus_are_left_alone_and_see_the_unlinking_when_they_return() {
 /// One CPU returns from idle and reads, one unlinks, and a third, which knows nothing of either, completes the grace period.
 #[test]
 fn a_third_cpu_finds_nobody_idle_who_has_returned() {
-    explore("rcu scan", Some(3), || {
+    explore("rcu scan", 2, || {
         let world = World::new(3, &[0]);
         let idler = {
             let world = world.clone();
@@ -193,7 +193,7 @@ fn a_third_cpu_finds_nobody_idle_who_has_returned() {
 /// The reader reports, a second CPU completes the grace period, and a third frees.
 #[test]
 fn the_end_of_a_grace_period_carries_the_reports_along() {
-    explore("rcu completed", Some(3), || {
+    explore("rcu completed", 3, || {
         let world = World::new(3, &[]);
         on_cpu(CpuId(2), || {
             world.unlink_and_defer();
@@ -226,7 +226,7 @@ fn the_end_of_a_grace_period_carries_the_reports_along() {
 
 #[test]
 fn a_barrier_returns_after_the_callbacks_of_all_cpus() {
-    explore("rcu barrier", Some(2), || {
+    explore("rcu barrier", 2, || {
         let world = World::new(2, &[0]);
         on_cpu(CpuId(0), || world.defer(&world.object));
         let owner = {
@@ -241,7 +241,7 @@ fn a_barrier_returns_after_the_callbacks_of_all_cpus() {
 
 #[test]
 fn synchronize_waits_for_the_readers_of_before() {
-    explore("rcu synchronize", Some(3), || {
+    explore("rcu synchronize", 3, || {
         let world = World::new(2, &[]);
         let reader = {
             let world = world.clone();

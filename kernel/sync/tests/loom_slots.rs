@@ -214,7 +214,7 @@ impl Seen {
 fn unmap_waits_for_the_fault_or_the_fault_sees_the_mark() {
     let seen = Seen::new();
     let tally = seen.clone();
-    explore("a: munmap, 1 fault", None, move || {
+    explore("a: munmap, 1 fault", 3, move || {
         let world = World::with_cleared_mark(2);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
@@ -231,7 +231,7 @@ fn unmap_waits_for_the_fault_or_the_fault_sees_the_mark() {
 fn unmap_against_two_faults_that_clear_an_ended_mark() {
     let seen = Seen::new();
     let tally = seen.clone();
-    explore("a: munmap, 2 faults, clearing", Some(3), move || {
+    explore("a: munmap, 2 faults, clearing", 2, move || {
         let world = World::new(3);
         let faulters: Vec<_> = [1, 2]
             .into_iter()
@@ -249,7 +249,7 @@ fn unmap_against_two_faults_that_clear_an_ended_mark() {
 }
 
 /// Scenario b: a split, as `mprotect` of page 1 makes it. The fault is at the kept page, at the changed one, or at both.
-fn split(name: &str, pages: &'static [u64], preemptions: Option<usize>) {
+fn split(name: &str, pages: &'static [u64], preemptions: usize) {
     let seen = Seen::new();
     let tally = seen.clone();
     explore(name, preemptions, move || {
@@ -281,17 +281,17 @@ fn split(name: &str, pages: &'static [u64], preemptions: Option<usize>) {
 
 #[test]
 fn a_split_against_a_fault_at_the_kept_page() {
-    split("b: split, kept page", &[0], None);
+    split("b: split, kept page", &[0], 3);
 }
 
 #[test]
 fn a_split_against_a_fault_at_the_changed_page() {
-    split("b: split, changed page", &[1], None);
+    split("b: split, changed page", &[1], 3);
 }
 
 #[test]
 fn a_split_against_faults_at_both_pages() {
-    split("b: split, both pages", &[0, 1], Some(2));
+    split("b: split, both pages", &[0, 1], 2);
 }
 
 /// Scenario c: `munmap`, then `mmap` of the same page in a second transaction.
@@ -299,7 +299,7 @@ fn a_split_against_faults_at_both_pages() {
 fn a_new_mapping_never_meets_a_fault_of_the_old_one() {
     let seen = Seen::new();
     let tally = seen.clone();
-    explore("c: munmap, mmap", Some(4), move || {
+    explore("c: munmap, mmap", 3, move || {
         let world = World::with_cleared_mark(2);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
@@ -317,7 +317,7 @@ fn a_new_mapping_never_meets_a_fault_of_the_old_one() {
 fn the_end_of_a_transaction_publishes_all_of_it() {
     let seen = Seen::new();
     let tally = seen.clone();
-    explore("n: end", None, move || {
+    explore("n: end", 3, move || {
         let world = World::with_cleared_mark(2);
         world.unmap(0);
         let faulter = {
@@ -336,7 +336,7 @@ fn the_end_of_a_transaction_publishes_all_of_it() {
 fn a_mark_carries_the_transactions_before_it() {
     let seen = Seen::new();
     let tally = seen.clone();
-    explore("d: locked twice", Some(4), move || {
+    explore("d: locked twice", 3, move || {
         let world = World::with_cleared_mark(2);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
@@ -355,7 +355,7 @@ fn a_mark_carries_the_transactions_before_it() {
 fn a_mark_carries_other_threads_transactions() {
     let seen = Seen::new();
     let tally = seen.clone();
-    explore("d: two writers", Some(3), move || {
+    explore("d: two writers", 2, move || {
         let world = World::with_cleared_mark(3);
         let first = {
             let world = world.clone();
@@ -377,7 +377,7 @@ fn a_mark_carries_other_threads_transactions() {
 fn a_vma_locked_twice_is_locked_each_time() {
     let seen = Seen::new();
     let tally = seen.clone();
-    explore("d: changed twice", Some(4), move || {
+    explore("d: changed twice", 3, move || {
         let world = World::with_cleared_mark(2);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
@@ -397,7 +397,7 @@ fn a_vma_locked_twice_is_locked_each_time() {
 fn a_cpu_that_faults_again_does_not_hide_its_last_fault() {
     let seen = Seen::new();
     let tally = seen.clone();
-    explore("k: two faults on one CPU", Some(4), move || {
+    explore("k: two faults on one CPU", 3, move || {
         let world = World::with_cleared_mark(2);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
@@ -417,7 +417,7 @@ fn a_cpu_that_faults_again_does_not_hide_its_last_fault() {
 fn a_cpu_may_join_and_leave_at_any_moment() {
     let seen = Seen::new();
     let tally = seen.clone();
-    explore("h: join, fault, leave", None, move || {
+    explore("h: join, fault, leave", 3, move || {
         let world = World::with_cleared_mark(1);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
@@ -439,7 +439,7 @@ fn a_cpu_may_join_and_leave_at_any_moment() {
 fn who_reads_a_cleared_mark_sees_what_the_clearer_saw() {
     let seen = Seen::new();
     let tally = seen.clone();
-    explore("8.1: clearing", Some(3), move || {
+    explore("8.1: clearing", 2, move || {
         let world = World::with_cleared_mark(3);
         let faulters: Vec<_> = [1, 2]
             .into_iter()
@@ -462,7 +462,7 @@ fn who_reads_a_cleared_mark_sees_what_the_clearer_saw() {
 fn clearing_never_erases_a_live_mark() {
     let seen = Seen::new();
     let tally = seen.clone();
-    explore("8.1: clearing against marking", Some(4), move || {
+    explore("8.1: clearing against marking", 3, move || {
         let world = World::new(2);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
@@ -487,7 +487,7 @@ fn clearing_never_erases_a_live_mark() {
 /// A fault that meets a mark sleeps until that transaction ends, and is then served.
 #[test]
 fn who_sleeps_for_the_end_is_woken() {
-    explore("wait_for_end", Some(3), move || {
+    explore("wait_for_end", 3, move || {
         let world = World::with_cleared_mark(2);
         let faulter = {
             let world = world.clone();
@@ -507,7 +507,7 @@ fn who_sleeps_for_the_end_is_woken() {
 /// the first one's mark sees it ended.
 #[test]
 fn a_cell_changes_hands_with_its_sequence() {
-    explore("cells", None, move || {
+    explore("cells", 3, move || {
         let world = World::with_cleared_mark(2);
         let other = {
             let world = world.clone();
@@ -537,7 +537,7 @@ fn a_cell_changes_hands_with_its_sequence() {
 /// More transactions than cells: whoever finds none free sleeps until one is.
 #[test]
 fn who_finds_no_free_cell_is_woken() {
-    explore("starved", Some(2), move || {
+    explore("starved", 2, move || {
         let world = World::with_cleared_mark(1);
         let elsewhere = UpdateLock::<Host>::new();
         let third = update(&elsewhere, &world.locks, &world.counters, |_| {
@@ -556,7 +556,7 @@ fn who_finds_no_free_cell_is_woken() {
 /// its walk sees the removal.
 #[test]
 fn a_joining_cpu_is_asked_to_flush_or_walks_the_new_tables() {
-    explore("join against shootdown", None, move || {
+    explore("join against shootdown", 3, move || {
         let shared = Arc::new((UpdateLock::<Host>::new(), AtomicUsize::new(1)));
         let joiner = {
             let shared = shared.clone();

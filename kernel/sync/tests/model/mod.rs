@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sync::testing::{Host, on_cpu};
 use sync::{CpuId, InterruptGuard};
 
-/// Explores `model`, with at most `preemptions` involuntary switches in one execution (none: without bound), and says how many
-/// executions there were.
-pub(crate) fn explore(name: &str, preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
+/// Explores `model`, with at most `preemptions` involuntary switches in one execution, and says how many executions there
+/// were. `LOOM_MAX_PREEMPTIONS` in the environment takes the place of the bound.
+pub(crate) fn explore(name: &str, preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let executions = Arc::new(AtomicUsize::new(0));
     let count = executions.clone();
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = preemptions.or(builder.preemption_bound);
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.max_branches = 2_000;
     builder.check(move || {
         count.fetch_add(1, Ordering::Relaxed);
