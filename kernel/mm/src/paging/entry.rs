@@ -136,3 +136,38 @@ impl EntryCell {
         self.0.store(entry.0, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_grants_its_rights_and_no_others() {
+        for bits in 0..8 {
+            let rights = Rights::from_bits_truncate(bits);
+            let entry = Entry::page(0x1234_5000, rights);
+            assert_eq!(entry.phys(), 0x1234_5000);
+            assert_eq!(entry.is_present(), !rights.is_empty());
+            assert!(!entry.is_empty(), "even without rights it keeps its page");
+            for access in [Access::Read, Access::Write, Access::Execute] {
+                assert_eq!(entry.allows(access), rights.allow(access), "{rights:?} {access:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_loss_needs_a_flush() {
+        let all: std::vec::Vec<Rights> = (0..8).map(Rights::from_bits_truncate).collect();
+        for &before in &all {
+            for &after in &all {
+                let loses = Entry::page(0x1000, before).loses_rights(Entry::page(0x1000, after));
+                let lost = [Access::Read, Access::Write, Access::Execute]
+                    .into_iter()
+                    .any(|access| before.allow(access) && !after.allow(access));
+                assert_eq!(loses, lost, "{before:?} -> {after:?}");
+            }
+            assert_eq!(Entry::page(0x1000, before).loses_rights(Entry::page(0x2000, before)), !before.is_empty());
+            assert!(!Entry::EMPTY.loses_rights(Entry::page(0x1000, before)));
+        }
+    }
+}

@@ -197,3 +197,18 @@ unsafe fn table_at<P: Platform>(root: u64, virt: u64, level: u32, frames: &Frame
     }
     Ok(table)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_kind_of_kernel_mapping_is_writable_and_executable_or_for_programs() {
+        for rights in [KernelRights::ReadOnly, KernelRights::ReadWrite, KernelRights::ReadExecute, KernelRights::Device]
+        {
+            let entry = Entry(rights.bits());
+            assert!(entry.is_present() && !entry.is_user());
+            assert!(!(entry.is_writable() && entry.is_executable()), "{rights:?}");
+        }
+    }
+}

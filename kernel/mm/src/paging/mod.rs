@@ -1,4 +1,4 @@
-//! Page tables: of programs ([`PageTables`](walk)) and of the kernel ([`map_kernel`]).
+//! Page tables: of programs (`walk`) and of the kernel ([`map_kernel`]).
 //!
 //! Entries are atomics in raw memory, reached through the physical window. A program's tables are filled by faults and
 //! emptied by transactions; the rules are in `walk`. The kernel's tables are filled at boot and for kernel stacks.

@@ -10,7 +10,10 @@
 mod process;
 mod tlb;
 
-use core::{cell::Cell, time::Duration};
+use core::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
 use std::{alloc::Layout, boxed::Box};
 
 use sync::{
@@ -30,8 +33,28 @@ std::thread_local! {
     static STEPS: Cell<u32> = const { Cell::new(1) };
 }
 
-/// A schedule point: now and then another thread goes first, or even gets a while.
-fn schedule(_: &'static str) {
+std::thread_local! {
+    static PLAN: RefCell<Option<(&'static str, Box<dyn FnOnce()>)>> = const { RefCell::new(None) };
+}
+
+/// Runs `body`; the first time that this thread comes by the schedule point `name` inside it, `act` runs there. For tests
+/// that want another thread to do something right then.
+///
+/// # Panics
+/// If the thread never came by: the test would test nothing.
+pub fn at_point<R>(name: &'static str, act: impl FnOnce() + 'static, body: impl FnOnce() -> R) -> R {
+    PLAN.set(Some((name, Box::new(act))));
+    let result = body();
+    assert!(PLAN.take().is_none(), "{name} was not passed");
+    result
+}
+
+/// A schedule point: a planned act, or now and then another thread goes first, or even gets a while.
+fn schedule(name: &'static str) {
+    let planned = PLAN.with_borrow_mut(|plan| plan.take_if(|(planned, _)| *planned == name));
+    if let Some((_, act)) = planned {
+        return act();
+    }
     let step = STEPS.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
     STEPS.set(step);
     match step >> 24 {
