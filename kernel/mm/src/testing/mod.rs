@@ -33,8 +33,11 @@ std::thread_local! {
     static STEPS: Cell<u32> = const { Cell::new(1) };
 }
 
+/// Where to act, and how.
+type Plan = (&'static str, Box<dyn FnOnce()>);
+
 std::thread_local! {
-    static PLAN: RefCell<Option<(&'static str, Box<dyn FnOnce()>)>> = const { RefCell::new(None) };
+    static PLAN: RefCell<Option<Plan>> = const { RefCell::new(None) };
 }
 
 /// Runs `body`; the first time that this thread comes by the schedule point `name` inside it, `act` runs there. For tests
