@@ -12,7 +12,7 @@ use crate::turn;
 
 /// How long a program may take, boot included, on either system. Generous: a loaded host is slow, and a program that hangs
 /// hangs for ever.
-pub const LIMIT: Duration = Duration::from_secs(240);
+pub const LIMIT: Duration = Duration::from_secs(600);
 
 /// Lines of the console that a report shows.
 const TAIL: usize = 40;

@@ -33,13 +33,21 @@ struct Trials(Vec<Trial>);
 
 impl Trials {
     fn add(&mut self, name: impl Into<String>, check: impl FnOnce() -> Result<()> + Send + 'static) {
-        let check = move || check().map_err(|error| Failed::from(format!("{error:#}")));
-        self.0.push(Trial::test(name, check));
+        self.0.push(trial(name, check));
+    }
+
+    /// One that takes too long for every run: only with `--ignored` or `--include-ignored`.
+    fn add_long(&mut self, name: impl Into<String>, check: impl FnOnce() -> Result<()> + Send + 'static) {
+        self.0.push(trial(name, check).with_ignored_flag(true));
     }
 
     fn same(&mut self, name: impl Into<String>, case: Case) {
         self.add(name, move || case.same());
     }
+}
+
+fn trial(name: impl Into<String>, check: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
+    Trial::test(name, move || check().map_err(|error| Failed::from(format!("{error:#}"))))
 }
 
 fn same(trials: &mut Trials) {
@@ -50,9 +58,10 @@ fn same(trials: &mut Trials) {
     for cpus in [2, 3, 16] {
         trials.same(format!("same::hello_c::cpus{cpus}"), hello(C("hello")).cpus(cpus));
     }
-    let megabyte: Vec<u8> = (0..1u32 << 18).flat_map(|word| (word.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
+    // Several times what the kernel keeps of the input, and what one frame carries.
+    let long: Vec<u8> = (0..5000u32).flat_map(|word| word.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     trials.same("same::streams::empty", Case::new(Rust("streams"), &[]));
-    trials.same("same::streams::megabyte", Case::new(Rust("streams"), &[]).input(&megabyte));
+    trials.same("same::streams::long", Case::new(Rust("streams"), &[]).input(&long));
     trials.same("same::exit_status::42", Case::new(Rust("exit_status"), &["42"]));
     trials.same("same::exit_status::low_byte", Case::new(Rust("exit_status"), &["511"]));
     trials.same("same::exit_running", Case::new(Rust("exit_running"), &[]));
@@ -116,20 +125,23 @@ fn counts(trials: &mut Trials) {
     // How many faults may fall back: apart, the threads' calls never mark a VMA in which another one faults.
     const APART: u64 = 10_000;
     const MERGED: u64 = 100;
-    for (language, source) in [("c", C("churn")), ("rust", Rust("churn"))] {
+    for (language, source, rounds) in [("c", C("churn"), "300"), ("rust", Rust("churn"), "200")] {
         for (variant, one_in) in [("apart", APART), ("merged", MERGED)] {
             trials.add(format!("counts::churn_{language}::{variant}"), move || {
-                counters::churn(source, [variant, "2000", "8", "8"], 4, one_in)
+                counters::churn(source, [variant, rounds, "8", "8"], 4, one_in)
+            });
+            // Minutes each on a small host: `cargo test -- --ignored thousands_of_rounds`.
+            trials.add_long(format!("counts::thousands_of_rounds::{language}_{variant}"), move || {
+                counters::churn(source, [variant, "3000", "8", "8"], 4, one_in)
             });
         }
     }
     for cpus in [1, 8] {
         trials.add(format!("counts::churn_c::apart_cpus{cpus}"), move || {
-            counters::churn(C("churn"), ["apart", "1000", "8", "8"], cpus, APART)
+            counters::churn(C("churn"), ["apart", "200", "8", "8"], cpus, APART)
         });
     }
-    trials
-        .add("counts::churn_rust::placed", || counters::churn(Rust("churn"), ["placed", "1000", "8", "8"], 4, MERGED));
+    trials.add("counts::churn_rust::placed", || counters::churn(Rust("churn"), ["placed", "200", "8", "8"], 4, MERGED));
 }
 
 fn kernel(trials: &mut Trials) {
