@@ -27,7 +27,8 @@ pub fn realtime_ns() -> u64 {
 }
 
 fn register(number: u8) -> u8 {
-    // SAFETY: selects a register of the CMOS clock (and leaves NMIs on); nothing else in the kernel uses the pair of ports.
+    // SAFETY: selects a register of the CMOS clock (and leaves NMIs on); nothing else in the kernel uses the pair of
+    // ports.
     unsafe { Port::<u8>::new(INDEX).write(number) };
     // SAFETY: reading has no effect, but for register C, which is not read.
     unsafe { Port::<u8>::new(DATA).read() }

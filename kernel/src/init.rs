@@ -1,11 +1,11 @@
 //! The kernel's main thread: does what the launcher asked for, checks the accounts, and ends the machine.
 //!
-//! `run` loads a program, waits for its end and then proves that **every frame came back**: once the process is gone, its
-//! threads are reaped and all grace periods are over, each owner must have exactly as many frames as before the program
-//! was loaded, and all owners, free and cached frames together must make up the whole memory.
+//! `run` loads a program, waits for its end and then proves that **every frame came back**: once the process is gone,
+//! its threads are reaped and all grace periods are over, each owner must have exactly as many frames as before the
+//! program was loaded, and all owners, free and cached frames together must make up the whole memory.
 //!
-//! What goes wrong with the launcher's wishes is one line on the console and `REFUSED`; a wrong account is the list of owners and
-//! `CHECK_FAILED`. A program's own failure is neither: its status travels in a frame.
+//! What goes wrong with the launcher's wishes is one line on the console and `REFUSED`; a wrong account is the list
+//! of owners and `CHECK_FAILED`. A program's own failure is neither: its status travels in a frame.
 
 use alloc::boxed::Box;
 use core::fmt::{self, Write};
@@ -115,7 +115,8 @@ pub fn start_thread(thread: Arc<linux::Thread<Machine>>, regs: &UserRegs) -> Res
     Machine::spawn(thread.clone(), regs).inspect_err(|_| linux::thread_exit(&thread))
 }
 
-/// Waits until nothing of ended programs is left: their threads reaped, their deferred frees done, their kernel stacks given back.
+/// Waits until nothing of ended programs is left: their threads reaped, their deferred frees done, their kernel
+/// stacks given back.
 pub fn settle() {
     sched::wait_all_reaped();
     // Two, because what the first one's callbacks free may defer more.

@@ -1,11 +1,12 @@
 //! Tests inside the booted kernel.
 //!
-//! [`ktest!`](macro@crate::ktest) puts a record for each test into the link section `ktests`; the linker's `__start_` and `__stop_` symbols
-//! make a table of them, so a test is registered by being written. The launcher reads the same table out of the image to know their names.
+//! [`ktest!`](macro@crate::ktest) puts a record for each test into the link section `ktests`; the linker's `__start_`
+//! and `__stop_` symbols make a table of them, so a test is registered by being written. The launcher reads the same
+//! table out of the image to know their names.
 //!
-//! [`run_requested`] runs them one after another on the main thread. A failed assertion is a kernel panic: it ends the boot, and the
-//! launcher counts it for the test that had begun. A test that **should** panic needs a boot of its own and runs only when asked for
-//! by name. After each test every frame must be back where it was before.
+//! [`run_requested`] runs them one after another on the main thread. A failed assertion is a kernel panic: it ends
+//! the boot, and the launcher counts it for the test that had begun. A test that **should** panic needs a boot of its
+//! own and runs only when asked for by name. After each test every frame must be back where it was before.
 
 use core::fmt::{self, Write};
 
@@ -84,7 +85,8 @@ macro_rules! ktest {
 
 /// All tests that were linked in.
 fn records() -> &'static [Record] {
-    // So that the section, and with it the linker's symbols, exists in an image without tests; it is never in the table.
+    // So that the section, and with it the linker's symbols, exists in an image without tests; it is never in the
+    // table.
     #[used]
     // SAFETY: as in `ktest!`: an array of no records.
     #[unsafe(link_section = "ktests")]

@@ -1,7 +1,7 @@
 //! Random bytes for programs: the ChaCha20 block function (RFC 8439, 2.3) in counter mode over a 32-byte seed.
 //!
-//! With a seed from the launcher a boot's random bytes are the same each time, which is what a test wants to repeat; without one the
-//! time stamp counter at the first use is the seed. This is **not** a source of secrets.
+//! With a seed from the launcher a boot's random bytes are the same each time, which is what a test wants to repeat;
+//! without one the time stamp counter at the first use is the seed. This is **not** a source of secrets.
 
 use sync::{Platform, SpinLock};
 

@@ -4,14 +4,14 @@
 //! handler, on a stack of its own, reports it by name (`arch::fault`).
 //!
 //! ## Where the frames go when a thread ends
-//! Unmapping a kernel page needs every CPU's TLB, and a thread ends in the middle of a switch, where nothing can be waited
-//! for. So a freed stack stays mapped and is the next one to be used, last in, first out (its lines are warm).
+//! Unmapping a kernel page needs every CPU's TLB, and a thread ends in the middle of a switch, where nothing can be
+//! waited for. So a freed stack stays mapped and is the next one to be used, last in, first out (its lines are warm).
 //! [`drain`] gives the frames of all unused stacks back: it unmaps them, then **visits every CPU** and drops its
-//! translations there, and only then frees. It runs on the kernel's main thread after a program has ended, so that the
-//! frames that a program's threads needed are accounted for like all others.
+//! translations there, and only then frees. It runs on the kernel's main thread after a program has ended, so that
+//! the frames that a program's threads needed are accounted for like all others.
 //!
-//! The tables of the region are made at boot, for all slots: mapping a stack can fail for want of its own frames only, and
-//! the count of `kernel_tables` never moves.
+//! The tables of the region are made at boot, for all slots: mapping a stack can fail for want of its own frames
+//! only, and the count of `kernel_tables` never moves.
 
 use arrayvec::ArrayVec;
 use mm::{Frame, Owner};
@@ -153,7 +153,8 @@ pub fn unused() -> usize {
     POOL.lock().mapped.len()
 }
 
-/// Gives the frames of all unused stacks back. Called by a kernel thread; visits every CPU of `cpus`, which are all that run.
+/// Gives the frames of all unused stacks back. Called by a kernel thread; visits every CPU of `cpus`, which are all
+/// that run.
 pub fn drain(cpus: CpuSet) {
     // Off the list, so nobody uses them while they go.
     let slots = core::mem::take(&mut POOL.lock().mapped);
@@ -172,7 +173,8 @@ pub fn drain(cpus: CpuSet) {
     let mut freed = 0;
     while let Some(phys) = first {
         first = next(phys);
-        // SAFETY: made a number by `try_new`, taken out of the tables above, and no CPU can reach it through them any more.
+        // SAFETY: made a number by `try_new`, taken out of the tables above, and no CPU can reach it through them any
+        // more.
         drop(unsafe { memory().frames.from_raw(phys) });
         freed += 1;
     }

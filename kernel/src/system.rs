@@ -1,7 +1,8 @@
-//! [`linux::System`] for the machine: what programs' calls need of the scheduler, the user-copy routines and the stream port.
+//! [`linux::System`] for the machine: what programs' calls need of the scheduler, the user-copy routines and the
+//! stream port.
 //!
-//! Nothing but hand-overs; what each does is written where it goes. The machine-wide tables of `linux` and `sync` live here,
-//! because those crates have no statics.
+//! Nothing but hand-overs; what each does is written where it goes. The machine-wide tables of `linux` and `sync`
+//! live here, because those crates have no statics.
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 

@@ -1,9 +1,10 @@
 //! The context switch: from one kernel stack to another, and the first step of a new thread.
 //!
-//! Only what the System V calling convention makes the callee keep is saved (rbx, rbp, r12 to r15, rsp): a switch is an
-//! ordinary call for the code around it. The caller (`sched`) holds interrupts off from before the switch until
-//! `sched::finish_switch` has run on the other side, so nothing sees a CPU between two threads. User registers lie in the
-//! trap or call frame at the top of the thread's stack; XSAVE state, `fs` base and address space are `sched::switch_to`'s.
+//! Only what the System V calling convention makes the callee keep is saved (rbx, rbp, r12 to r15, rsp): a switch is
+//! an ordinary call for the code around it. The caller (`sched`) holds interrupts off from before the switch until
+//! `sched::finish_switch` has run on the other side, so nothing sees a CPU between two threads. User registers lie in
+//! the trap or call frame at the top of the thread's stack; XSAVE state, `fs` base and address space are
+//! `sched::switch_to`'s.
 
 use core::arch::naked_asm;
 
@@ -16,8 +17,8 @@ impl Context {
     /// No context: the thread is running, or has none yet.
     pub(crate) const NONE: Context = Context(0);
 
-    /// The context of a thread that has not run yet: its first [`switch`] makes it call `start`, on the empty stack that
-    /// ends at `top`.
+    /// The context of a thread that has not run yet: its first [`switch`] makes it call `start`, on the empty stack
+    /// that ends at `top`.
     ///
     /// # Safety
     /// The 128 bytes below `top` are writable, nobody else uses them, and `top` is a multiple of 16.

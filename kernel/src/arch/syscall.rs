@@ -1,12 +1,13 @@
 //! System calls: the `syscall` instruction's way in and `sysretq`'s way out.
 //!
-//! The CPU does little (SDM vol. 2, SYSCALL): return address to rcx, flags to r11, segments from `STAR`, flags masked by
-//! `FMASK`. The stack is still the program's, so until the entry has switched to the thread's kernel stack nothing may
-//! interrupt: `FMASK` clears IF. The caller's registers are laid out on that stack as one [`UserRegs`], which `linux::call`
-//! reads and writes and from which they are restored, rcx and r11 included (they then hold rip and rflags, as on Linux).
+//! The CPU does little (SDM vol. 2, SYSCALL): return address to rcx, flags to r11, segments from `STAR`, flags masked
+//! by `FMASK`. The stack is still the program's, so until the entry has switched to the thread's kernel stack nothing
+//! may interrupt: `FMASK` clears IF. The caller's registers are laid out on that stack as one [`UserRegs`], which
+//! `linux::call` reads and writes and from which they are restored, rcx and r11 included (they then hold rip and
+//! rflags, as on Linux).
 //!
-//! `sysretq` with a non-canonical address in rcx faults in ring 0 with the program's stack pointer (on Intel's CPUs), so such a
-//! return goes through `iretq`, which faults properly.
+//! `sysretq` with a non-canonical address in rcx faults in ring 0 with the program's stack pointer (on Intel's CPUs),
+//! so such a return goes through `iretq`, which faults properly.
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -19,7 +20,8 @@ use x86_64::registers::rflags::RFlags;
 use super::{gdt, percpu};
 use crate::sched;
 
-/// `IA32_STAR`: bits 47..32 are the kernel's code segment (data follows), bits 63..48 what `sysretq` adds 16 (code) and 8 (stack) to.
+/// `IA32_STAR`: bits 47..32 are the kernel's code segment (data follows), bits 63..48 what `sysretq` adds 16 (code)
+/// and 8 (stack) to.
 const STAR: u32 = 0xc000_0081;
 
 /// The registers, and one word so that the stack is 16-byte aligned at the call.
@@ -32,7 +34,8 @@ pub fn init_cpu() {
     // SAFETY: the segments are where the constants say; nothing uses the register before EFER.SCE is set.
     unsafe { x86_64::registers::model_specific::Msr::new(STAR).write(star) };
     LStar::write(VirtAddr::new(entry as *const () as u64));
-    // Interrupts off, no single steps, string instructions upwards, no user access, no nested task, no alignment checks.
+    // Interrupts off, no single steps, string instructions upwards, no user access, no nested task, no alignment
+    // checks.
     SFMask::write(
         RFlags::INTERRUPT_FLAG
             | RFlags::TRAP_FLAG

@@ -54,7 +54,8 @@ pub(super) unsafe extern "C" fn leave_by_iret() -> ! {
         "mov r13, [rsp + {r13}]",
         "mov r14, [rsp + {r14}]",
         "mov r15, [rsp + {r15}]",
-        // `iretq` takes ss, rsp, rflags, cs, rip off the stack. They go below the registers; rax is the last one needed.
+        // `iretq` takes ss, rsp, rflags, cs, rip off the stack. They go below the registers; rax is the last one
+        // needed.
         "mov rax, rsp",
         "push {user_data}",
         "push qword ptr [rax + {rsp_}]",

@@ -1,7 +1,7 @@
 //! The idle loop: what a CPU does when no thread wants it.
 //!
-//! An idle CPU has left its address space (`switch::schedule` loaded the kernel's tables to come here), takes no part in grace
-//! periods while it halts, and ticks only while it has RCU callbacks of its own.
+//! An idle CPU has left its address space (`switch::schedule` loaded the kernel's tables to come here), takes no part
+//! in grace periods while it halts, and ticks only while it has RCU callbacks of its own.
 
 use sync::Platform;
 use x86_64::instructions::interrupts;

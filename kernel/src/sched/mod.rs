@@ -1,8 +1,8 @@
 //! The scheduler: threads, the CPUs they run on, sleeping and waking.
 //!
-//! The kernel is **not preemptible**: a thread in the kernel keeps its CPU until it parks, yields or returns to user mode. So
-//! "the running CPU" is stable between two sleeps, per-CPU data need only interrupts off, and an RCU read section
-//! is any stretch without a park. User code is preempted by the tick.
+//! The kernel is **not preemptible**: a thread in the kernel keeps its CPU until it parks, yields or returns to user
+//! mode. So "the running CPU" is stable between two sleeps, per-CPU data need only interrupts off, and an RCU read
+//! section is any stretch without a park. User code is preempted by the tick.
 //!
 //! | module | what it owns |
 //! |---|---|
@@ -67,8 +67,8 @@ pub fn park(deadline_ns: Option<u64>) {
     let state = cpu::interrupts_disable();
     if this.begin_park() == BeginPark::Sleep {
         if let Some(deadline_ns) = deadline_ns {
-            // Interrupts are off, so the deadline cannot pass on this CPU before the switch: no wake-up is lost even if it
-            // has passed already.
+            // Interrupts are off, so the deadline cannot pass on this CPU before the switch: no wake-up is lost even
+            // if it has passed already.
             sleep::add(this, percpu::id(), deadline_ns);
             tick::arm_before(deadline_ns);
         }

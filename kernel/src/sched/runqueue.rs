@@ -1,13 +1,14 @@
 //! Run queues: one first-in-first-out list of runnable threads a CPU, and the choice of the CPU that a thread goes to.
 //!
-//! Every thread in a queue has its context saved and belongs to the queue alone (through `Thread::run_link`), so any CPU
-//! may take it out and run it. One lock at a time, never two: an idle CPU that steals locks the victim's queue only.
+//! Every thread in a queue has its context saved and belongs to the queue alone (through `Thread::run_link`), so any
+//! CPU may take it out and run it. One lock at a time, never two: an idle CPU that steals locks the victim's queue
+//! only.
 //!
 //! ## No lost wake-up of a CPU
-//! A CPU that goes idle sets its bit in [`IDLE`], then looks into the queues; one that enqueues a thread pushes it, then looks
-//! at the bit. Both with a full fence in between, so at least one sees the other: either the idle CPU finds the thread, or the
-//! other one finds the bit, takes it, and sends an interrupt, which ends the halt (interrupts are off from before the look until the
-//! instruction after `sti`, which is the `hlt`).
+//! A CPU that goes idle sets its bit in [`IDLE`], then looks into the queues; one that enqueues a thread pushes it,
+//! then looks at the bit. Both with a full fence in between, so at least one sees the other: either the idle CPU
+//! finds the thread, or the other one finds the bit, takes it, and sends an interrupt, which ends the halt
+//! (interrupts are off from before the look until the instruction after `sti`, which is the `hlt`).
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
@@ -19,7 +20,8 @@ use super::thread::Thread;
 use crate::arch::{ipi, percpu};
 use crate::platform::Machine;
 
-/// The CPUs in their idle loop with nothing to run: bit `n` is set by CPU `n` and taken by whoever gives it work, or itself.
+/// The CPUs in their idle loop with nothing to run: bit `n` is set by CPU `n` and taken by whoever gives it work, or
+/// itself.
 static IDLE: AtomicU64 = AtomicU64::new(0);
 
 /// The CPUs that take threads; a bit is set once and for all when its CPU has an idle thread.
@@ -153,8 +155,8 @@ pub(super) fn enqueue(thread: NonNull<Thread>) {
     }
 }
 
-/// Where a thread that becomes runnable goes: its last CPU if that is idle, else an idle one that it may use, else the one
-/// with the shortest queue.
+/// Where a thread that becomes runnable goes: its last CPU if that is idle, else an idle one that it may use, else
+/// the one with the shortest queue.
 fn choose(thread: &Thread) -> CpuId {
     let online = online();
     let allowed = CpuSet(thread.affinity().0 & online.0);
@@ -179,8 +181,8 @@ fn take_idle(cpu: CpuId) -> bool {
     IDLE.load(Ordering::Relaxed) & bit != 0 && IDLE.fetch_and(!bit, Ordering::Relaxed) & bit != 0
 }
 
-/// This CPU is about to halt: from here on whoever enqueues for it interrupts it. The caller looks into the queues **after** this,
-/// with interrupts off until it halts.
+/// This CPU is about to halt: from here on whoever enqueues for it interrupts it. The caller looks into the queues
+/// **after** this, with interrupts off until it halts.
 pub(super) fn announce_idle(cpu: CpuId) {
     IDLE.fetch_or(cpu.bit().0, Ordering::Relaxed);
     // Between our bit and our look into the queues: the other half stands in `enqueue`.

@@ -1,8 +1,9 @@
 //! Sleeping with a deadline: for each CPU a list of the threads that fell asleep there with one, earliest first.
 //!
-//! The list links threads through [`SleepLink`], so a sleep allocates nothing. A thread enters the list of the CPU it is on, as the
-//! last thing before it parks, and takes itself out after it has woken, **always passing through the list's lock**. The timer
-//! interrupt ([`expire`]) notifies under that same lock, so the thread cannot be gone while it does.
+//! The list links threads through [`SleepLink`], so a sleep allocates nothing. A thread enters the list of the CPU it
+//! is on, as the last thing before it parks, and takes itself out after it has woken, **always passing through the
+//! list's lock**. The timer interrupt ([`expire`]) notifies under that same lock, so the thread cannot be gone while
+//! it does.
 //!
 //! Insertion walks from the late end: timeouts mostly come in rising order. Lock order: sleep list, then run queue.
 

@@ -1,8 +1,8 @@
 //! Birth and end of threads.
 //!
 //! A thread is made in three allocations that may fail (stack, structure, and for a program's thread the area of its
-//! extended registers) and then put into a run queue, which cannot. It ends on its own stack in [`exit`]: the last switch
-//! hands it to [`reap`], which runs on the stack of whatever comes next, gives the stack back, and leaves the
+//! extended registers) and then put into a run queue, which cannot. It ends on its own stack in [`exit`]: the last
+//! switch hands it to [`reap`], which runs on the stack of whatever comes next, gives the stack back, and leaves the
 //! structure to RCU: `System::kill_kick` may still be looking at it.
 
 use core::cell::UnsafeCell;
@@ -71,8 +71,9 @@ pub fn spawn_kernel(
 /// `ENOMEM`; then `thread` is dropped and nothing has started.
 pub(crate) fn spawn_user(thread: Arc<linux::Thread<Machine>>, regs: &linux::UserRegs) -> Result<(), Errno> {
     let mut extended = XsaveArea::try_new()?;
-    // A new thread begins with its maker's extended registers, as after Linux's clone(2). They are still in the CPU: the kernel has
-    // not touched them since the call. The first thread of a program begins with the architecture's initial state.
+    // A new thread begins with its maker's extended registers, as after Linux's clone(2). They are still in the CPU:
+    // the kernel has not touched them since the call. The first thread of a program begins with the architecture's
+    // initial state.
     let state = cpu::interrupts_disable();
     // SAFETY: the running thread, interrupts off.
     if unsafe { current().user() }.is_some() {
@@ -155,7 +156,8 @@ pub(super) fn reap(thread: NonNull<Thread>) {
     // SAFETY: as above.
     drop(unsafe { (*this.stack.get()).take() });
     let head = NonNull::from(&this.rcu).cast::<RcuHead>();
-    // SAFETY: no new pointer to the thread can be made (`Task::clear`, joined); `free` fits the head; one use of the head.
+    // SAFETY: no new pointer to the thread can be made (`Task::clear`, joined); `free` fits the head; one use of the
+    // head.
     unsafe { memory().rcu.defer(head, free) };
     // Release: whoever sees the count sees the stack given back.
     if LIVING.fetch_sub(1, Ordering::Release) == 2 {

@@ -1,19 +1,19 @@
 //! Switching threads: who runs next on this CPU, what goes with it, and what becomes of the thread that leaves.
 //!
-//! [`schedule`] runs on the leaving thread's stack up to `context::switch`; [`finish_switch`] is the first thing on the next
-//! thread's. Interrupts are off from before the one until after the other. A leaving thread is handed on (to a run queue,
-//! to its unparker, to the reaper) only by `finish_switch`, when nothing uses its stack any more: that is why no other
-//! CPU ever has to ask whether a thread is "still running somewhere".
+//! [`schedule`] runs on the leaving thread's stack up to `context::switch`; [`finish_switch`] is the first thing on
+//! the next thread's. Interrupts are off from before the one until after the other. A leaving thread is handed on (to
+//! a run queue, to its unparker, to the reaper) only by `finish_switch`, when nothing uses its stack any more: that
+//! is why no other CPU ever has to ask whether a thread is "still running somewhere".
 //!
 //! ## Address spaces
-//! A CPU's MMU walks the tables of the running thread's process, or the kernel's own when that is not a thread of a program; idle CPUs
-//! and kernel threads leave at once, so that no shootdown or settling writer ever asks them. To enter: join (own
-//! mask bit, full fence), then load CR3, then leave the old one (Release): at each moment the mask holds every CPU
-//! that may hold a translation.
+//! A CPU's MMU walks the tables of the running thread's process, or the kernel's own when that is not a thread of a
+//! program; idle CPUs and kernel threads leave at once, so that no shootdown or settling writer ever asks them. To
+//! enter: join (own mask bit, full fence), then load CR3, then leave the old one (Release): at each moment the mask
+//! holds every CPU that may hold a translation.
 //!
 //! ## Extended registers
-//! The kernel uses none, so they are the program's from one switch to the next: saved eagerly when a thread of a program leaves,
-//! restored when it comes back, with its FS base.
+//! The kernel uses none, so they are the program's from one switch to the next: saved eagerly when a thread of a
+//! program leaves, restored when it comes back, with its FS base.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -52,7 +52,8 @@ struct Local {
     idle: Cell<Option<NonNull<Thread>>>,
     /// The thread that this CPU is switching away from.
     leaving: Cell<Option<(NonNull<Thread>, Leaving)>>,
-    /// The address space that the MMU walks; `None`: the kernel's own tables. Alive because the running thread's process is.
+    /// The address space that the MMU walks; `None`: the kernel's own tables. Alive because the running thread's
+    /// process is.
     space: Cell<Option<NonNull<AddressSpace<Machine>>>>,
 }
 
@@ -84,8 +85,8 @@ pub(super) fn adopt(thread: NonNull<Thread>) {
     Cpu::current().current_thread.store(thread.as_ptr().addr() as u64, Ordering::Relaxed);
 }
 
-/// Gives the CPU to another thread, if there is one that should have it. Interrupts are off, and off again at the return, which
-/// for a thread that leaves may be much later and on another CPU.
+/// Gives the CPU to another thread, if there is one that should have it. Interrupts are off, and off again at the
+/// return, which for a thread that leaves may be much later and on another CPU.
 pub(super) fn schedule(leaving: Leaving) {
     let cpu = percpu::id();
     let this = current();
@@ -179,7 +180,8 @@ fn enter_space(space: &AddressSpace<Machine>) {
     }
     // Own bit and full fence, before any translation of the space can get into this CPU's TLB.
     space.join();
-    // SAFETY: a live address space's root has the kernel's upper half; it stays loaded only while it lives (`Local::space`).
+    // SAFETY: a live address space's root has the kernel's upper half; it stays loaded only while it lives
+    // (`Local::space`).
     unsafe { cpu::load_root(space.root()) };
     local.space.set(Some(NonNull::from(space)));
     if let Some(old) = old {

@@ -18,10 +18,11 @@
 //!    | +------------- NOTIFIED <-----------------------+  this unparker puts it into a run queue
 //!    +--unpark---------> ^
 //! ```
-//! A thread is in a run queue only with its context saved: whoever moves PARKED to NOTIFIED enqueues it, and PARKED is
-//! only ever stored by `finish_switch`, which runs on the *next* thread's stack. An unpark that comes between PARKING and
-//! PARKED leaves the word at NOTIFIED, and `finish_switch`, whose compare-and-swap then fails, enqueues the thread
-//! itself. So each sleep is ended by exactly one side, none is lost, and no CPU ever runs a stack that another still uses.
+//! A thread is in a run queue only with its context saved: whoever moves PARKED to NOTIFIED enqueues it, and PARKED
+//! is only ever stored by `finish_switch`, which runs on the *next* thread's stack. An unpark that comes between
+//! PARKING and PARKED leaves the word at NOTIFIED, and `finish_switch`, whose compare-and-swap then fails, enqueues
+//! the thread itself. So each sleep is ended by exactly one side, none is lost, and no CPU ever runs a stack that
+//! another still uses.
 
 use core::cell::{Cell, UnsafeCell};
 use core::ptr::NonNull;
@@ -99,8 +100,8 @@ pub(super) struct Thread {
     pub(super) fs_base: AtomicU64,
     pub(super) context: UnsafeCell<Context>,
     pub(super) user: UnsafeCell<Option<User>>,
-    /// The address space that it runs in; `None`: the kernel's own tables. Alive while it stands here: it is the program's, or
-    /// borrowed by `sched::with_space`.
+    /// The address space that it runs in; `None`: the kernel's own tables. Alive while it stands here: it is the
+    /// program's, or borrowed by `sched::with_space`.
     pub(super) space: Cell<Option<NonNull<AddressSpace<Machine>>>>,
     pub(super) run_link: UnsafeCell<Option<NonNull<Thread>>>,
     pub(super) sleep: SleepLink,

@@ -1,9 +1,9 @@
 //! Time: the tick, time slices, and what the one-shot timer is set to.
 //!
-//! While a thread runs, its CPU ticks every [`TICK_NS`]: sleepers wake, RCU advances, and a program's thread that has had its
-//! slice gives way if another one waits. Only user code is interrupted for good: a thread in the kernel finds
-//! `need_resched` when it is about to return to user mode. An idle CPU ticks only while RCU callbacks wait for a grace
-//! period; else its timer is set to its first sleeper's deadline, or off.
+//! While a thread runs, its CPU ticks every [`TICK_NS`]: sleepers wake, RCU advances, and a program's thread that has
+//! had its slice gives way if another one waits. Only user code is interrupted for good: a thread in the kernel finds
+//! `need_resched` when it is about to return to user mode. An idle CPU ticks only while RCU callbacks wait for a
+//! grace period; else its timer is set to its first sleeper's deadline, or off.
 
 use core::cell::Cell;
 

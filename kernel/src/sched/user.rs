@@ -1,7 +1,7 @@
 //! Threads of programs: what happens when one traps, on its way back to user mode, and at its end.
 //!
-//! `arch::trap` and `arch::syscall` call in here; `linux` decides what a call or a fault means. A thread that was told to
-//! die finds that out in [`before_user_return`], the one gate through which every thread passes on its way to
+//! `arch::trap` and `arch::syscall` call in here; `linux` decides what a call or a fault means. A thread that was
+//! told to die finds that out in [`before_user_return`], the one gate through which every thread passes on its way to
 //! user mode, and ends there.
 
 use core::ptr::NonNull;
@@ -50,7 +50,8 @@ impl Task {
     /// Calls `f` with the kernel thread, if there is one.
     fn with<T>(&self, f: impl FnOnce(&Thread) -> T) -> Option<T> {
         let _guard = memory().rcu.read();
-        // Between the caller's setting of `killed` and this look: either we see the thread, or its spawner sees it killed.
+        // Between the caller's setting of `killed` and this look: either we see the thread, or its spawner sees it
+        // killed.
         fence(Ordering::SeqCst);
         let thread = self.thread.load(Ordering::Acquire);
         // SAFETY: null, or a thread whose memory RCU keeps while `_guard` lives (`spawn::reap`).
@@ -71,8 +72,8 @@ fn running_user<'a>() -> &'a Arc<linux::Thread<Machine>> {
 /// First code of a new thread of a program, interrupts off: into user mode.
 pub(super) fn begin(regs: &UserRegs) -> ! {
     before_return();
-    // SAFETY: `before_return` leaves interrupts off, this thread's address space, registers and kernel stack are loaded, and nothing
-    // on the stack is needed any more.
+    // SAFETY: `before_return` leaves interrupts off, this thread's address space, registers and kernel stack are
+    // loaded, and nothing on the stack is needed any more.
     unsafe { user::enter(regs) }
 }
 
@@ -107,7 +108,8 @@ pub fn user_access_fault(address: u64, access: Access) -> bool {
     served
 }
 
-/// Runs `f` on the calling kernel thread inside `space`, whose user half `uaccess` then reaches. `f` may sleep and change CPUs.
+/// Runs `f` on the calling kernel thread inside `space`, whose user half `uaccess` then reaches. `f` may sleep and
+/// change CPUs.
 pub fn with_space<T>(space: &AddressSpace<Machine>, f: impl FnOnce() -> T) -> T {
     debug_assert!(current_user().is_none(), "a program's thread has its own address space");
     // SAFETY: borrowed until the return, before which the thread leaves it.
@@ -152,8 +154,9 @@ pub(crate) fn kick(thread: &linux::Thread<Machine>) {
         // If it sleeps, or is about to: it looks at `killed` again. A needless wake-up is allowed.
         // SAFETY: RCU keeps it alive in here, and a thread that has ended is neither PARKED nor PARKING.
         unsafe { super::unpark(kernel.id()) };
-        // If it is in user mode: the interrupt brings it to `before_user_return`. Between `killed`, which the caller has set, and this
-        // look: either we see the CPU that it was switched to, or it sees itself killed on its way to user mode.
+        // If it is in user mode: the interrupt brings it to `before_user_return`. Between `killed`, which the caller
+        // has set, and this look: either we see the CPU that it was switched to, or it sees itself killed on its way
+        // to user mode.
         fence(Ordering::SeqCst);
         runqueue::request_reschedule(kernel.last_cpu());
     });
@@ -168,7 +171,8 @@ pub(crate) fn set_affinity(thread: &linux::Thread<Machine>, cpus: CpuSet) {
     thread.task.with(|kernel| {
         kernel.affinity.store(cpus.0, Ordering::Relaxed);
         let state = cpu::interrupts_disable();
-        // It waits in a queue, or it runs (then it moves at its next way through the gate), or it sleeps (then it wakes elsewhere).
+        // It waits in a queue, or it runs (then it moves at its next way through the gate), or it sleeps (then it
+        // wakes elsewhere).
         runqueue::move_misplaced(kernel);
         runqueue::request_reschedule(kernel.last_cpu());
         cpu::interrupts_restore(state);

@@ -49,7 +49,8 @@ fn new_object() -> NonNull<Object> {
 }
 
 ktest! {
-    /// One writer replaces an object as fast as it can; readers on all other CPUs look at it twice within a read section.
+    /// One writer replaces an object as fast as it can; readers on all other CPUs look at it twice within a read
+    /// section.
     fn readers_never_see_a_freed_object() {
         static CURRENT: AtomicPtr<Object> = AtomicPtr::new(core::ptr::null_mut());
         static STOP: AtomicBool = AtomicBool::new(false);
@@ -59,12 +60,13 @@ ktest! {
         STOP.store(false, Ordering::Relaxed);
         CURRENT.store(new_object().as_ptr(), Ordering::Release);
         let mut readers = [const { None }; abi::MAX_CPUS];
-        for cpu in 1..Machine::cpu_count() {
-            readers[cpu] = Some(spawn_on(CpuId(cpu as u32), |_| {
+        for (cpu, place) in readers.iter_mut().enumerate().take(Machine::cpu_count()).skip(1) {
+            *place = Some(spawn_on(CpuId(cpu as u32), |_| {
                 let mut looks = 0u64;
                 while !STOP.load(Ordering::Relaxed) {
                     let guard = memory().rcu.read();
-                    // SAFETY: published objects are freed a grace period after they were replaced, and this is a read section.
+                    // SAFETY: published objects are freed a grace period after they were replaced, and this is a read
+                    // section.
                     let object = unsafe { &*CURRENT.load(Ordering::Acquire) };
                     assert_eq!(object.state.load(Ordering::Relaxed), ALIVE);
                     for _ in 0..looks % 64 {
@@ -74,7 +76,7 @@ ktest! {
                     drop(guard);
                     looks += 1;
                     // A kernel thread that never sleeps passes its quiescent states here.
-                    if looks % 8 == 0 {
+                    if looks.is_multiple_of(8) {
                         sched::yield_now();
                         memory().rcu.quiescent();
                     }

@@ -23,7 +23,8 @@ ktest! {
 }
 
 ktest! {
-    /// A request and its answer, from the first CPU to each other one, both by interrupts: a parked thread is woken there and here.
+    /// A request and its answer, from the first CPU to each other one, both by interrupts: a parked thread is woken
+    /// there and here.
     fn interrupts_go_to_every_cpu_and_back() {
         static ASKED: AtomicU64 = AtomicU64::new(0);
         static ASKER: AtomicU64 = AtomicU64::new(0);

@@ -12,8 +12,8 @@
 //! | `memory` | one address space changed by all CPUs; failing allocations; the heap |
 //! | `programs` | machine code in user mode: extended registers, flags, exceptions, kills |
 //!
-//! Each test leaves every frame as it found it: `kernel::ktest` checks that after each. The names of the tests are read out of
-//! this image by the host harness (`tests`), which boots it with several numbers of CPUs.
+//! Each test leaves every frame as it found it: `kernel::ktest` checks that after each. The names of the tests are
+//! read out of this image by the host harness (`tests`), which boots it with several numbers of CPUs.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

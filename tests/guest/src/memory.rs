@@ -1,5 +1,5 @@
-//! One address space changed and touched by all CPUs at once, allocations that fail, and the heap under churn. That every frame
-//! comes back is checked by the runner after each test.
+//! One address space changed and touched by all CPUs at once, allocations that fail, and the heap under churn. That
+//! every frame comes back is checked by the runner after each test.
 
 extern crate alloc;
 
@@ -91,8 +91,8 @@ ktest! {
 }
 
 ktest! {
-    /// All CPUs map, unmap, protect, drop and touch the same few pages. Every outcome must be one that some order of the calls
-    /// allows, so little can be asserted here but that nothing breaks and no frame is lost.
+    /// All CPUs map, unmap, protect, drop and touch the same few pages. Every outcome must be one that some order of
+    /// the calls allows, so little can be asserted here but that nothing breaks and no frame is lost.
     fn one_range_fought_for_by_all_cpus() {
         const BASE: u64 = 0x10_0000_0000;
         const PAGES: u64 = 24;
@@ -166,8 +166,8 @@ ktest! {
 }
 
 ktest! {
-    /// Each frame allocation of a series of calls fails once: every call answers `ENOMEM` (a touched page: `EFAULT`) or works,
-    /// and nothing is half done.
+    /// Each frame allocation of a series of calls fails once: every call answers `ENOMEM` (a touched page: `EFAULT`)
+    /// or works, and nothing is half done.
     fn failing_frame_allocations_are_errors() {
         let frames = &memory().frames;
         let mut failures = 0;

@@ -1,7 +1,7 @@
 //! Machine code in user mode: what a context switch must keep, and how programs end.
 //!
-//! The programs are a few dozen instructions each, in one ELF file made by the assembler below. `argv[0]` says what to do: its first byte
-//! chooses the program, its second is a number that makes its register contents its own.
+//! The programs are a few dozen instructions each, in one ELF file made by the assembler below. `argv[0]` says what
+//! to do: its first byte chooses the program, its second is a number that makes its register contents its own.
 
 use core::arch::global_asm;
 
@@ -15,9 +15,9 @@ use sync::{Arc, Platform};
 
 // A static executable: ELF header, one program header (read and execute), code at `entry`.
 //
-// Registers: the program keeps its number's pattern in ymm0 to ymm15, MXCSR, the x87 control word, the direction of its FS base, and all
-// integer registers that a switch must keep, and compares them again and again without a system call, so only preemption
-// and page faults come between.
+// Registers: the program keeps its number's pattern in ymm0 to ymm15, MXCSR, the x87 control word, the direction of
+// its FS base, and all integer registers that a switch must keep, and compares them again and again without a system
+// call, so only preemption and page faults come between.
 global_asm!(
     ".section .rodata.guest_programs, \"a\"",
     ".balign 4096",
@@ -72,7 +72,8 @@ global_asm!(
     "div ecx",
     "guest_spin:",
     "jmp guest_spin",
-    // Hostile flags at a call: direction, alignment check, trap. The kernel must not inherit them, and must give them back.
+    // Hostile flags at a call: direction, alignment check, trap. The kernel must not inherit them, and must give them
+    // back.
     "guest_flags:",
     "pushfq",
     "or qword ptr [rsp], 0x40400",

@@ -14,7 +14,8 @@ fn last_cpu() -> CpuId {
 }
 
 ktest! {
-    /// Two threads that wake each other in turn, as fast as they can: each wake-up races with the other's falling asleep.
+    /// Two threads that wake each other in turn, as fast as they can: each wake-up races with the other's falling
+    /// asleep.
     fn park_and_unpark_lose_no_wake_up() {
         const ROUNDS: u64 = 10_000;
         static TURN: AtomicU64 = AtomicU64::new(0);

@@ -1,4 +1,5 @@
-//! TLB shootdown on real TLBs (QEMU emulates one for each CPU): a change of one CPU is seen by all when the call has returned.
+//! TLB shootdown on real TLBs (QEMU emulates one for each CPU): a change of one CPU is seen by all when the call has
+//! returned.
 
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
@@ -25,7 +26,8 @@ static STOP: AtomicBool = AtomicBool::new(false);
 
 const ROUNDS: u64 = 60;
 
-/// Runs `change` for each round on this CPU while `look` runs on another one inside the same address space, again and again.
+/// Runs `change` for each round on this CPU while `look` runs on another one inside the same address space, again and
+/// again.
 fn change_while_looking(change: impl Fn(&AddressSpace<Machine>, u64, u64), look: fn(u64)) {
     if Machine::cpu_count() == 1 {
         return;
@@ -74,8 +76,8 @@ fn read(address: u64) -> Result<u64, Errno> {
 }
 
 ktest! {
-    /// One CPU unmaps and maps anew, with the round's number in the new page; the other must never read the number of a round
-    /// whose page was gone before it began to read.
+    /// One CPU unmaps and maps anew, with the round's number in the new page; the other must never read the number of
+    /// a round whose page was gone before it began to read.
     fn unmapped_pages_are_gone_on_all_cpus() {
         change_while_looking(
             |space, page, round| {

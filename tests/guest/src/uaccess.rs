@@ -1,4 +1,5 @@
-//! Accesses of the kernel to user memory: good addresses work and fault pages in, bad ones give `EFAULT`, nothing else happens.
+//! Accesses of the kernel to user memory: good addresses work and fault pages in, bad ones give `EFAULT`, nothing
+//! else happens.
 
 use abi::flags::prot;
 use abi::{Errno, PAGE_SIZE, USER_END};

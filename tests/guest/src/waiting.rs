@@ -20,7 +20,8 @@ ktest! {
         const ROUNDS: u64 = 5000;
         on_all_cpus(|_| {
             for _ in 0..ROUNDS {
-                let take = || PERMITS.try_update(Ordering::Acquire, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+                let one_less = |left: u32| left.checked_sub(1);
+                let take = || PERMITS.try_update(Ordering::Acquire, Ordering::Relaxed, one_less).is_ok();
                 assert_eq!(QUEUE.wait_until(take, None, Interruptible::No), Waited::Woken);
                 TAKEN.fetch_add(1, Ordering::Relaxed);
                 // Long enough for the others to come and sleep.
