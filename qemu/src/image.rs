@@ -47,6 +47,9 @@ pub struct Built {
 /// Images kept of each kind: the newest. A launcher may stand between its look-up and its boot while others build.
 const KEPT: usize = 8;
 
+/// How directories with unfinished images are called.
+const UNFINISHED: &str = "making-";
+
 /// Builds the kernel and its image as far as they are not built yet, and says so before anything that takes long.
 ///
 /// Within one process a kind is built once: sources that change later do not matter to it.
@@ -92,8 +95,10 @@ pub fn disk_image(name: &str, elf: &Path, toolchain: &Toolchain) -> Result<Built
         return Ok(built);
     }
 
+    forget_unfinished(&dir); // nobody else makes any: we hold the lock
+
     // The copy, not cargo's file, goes on the disk: another launcher may be building again already.
-    let scratch = tempfile::Builder::new().prefix("making-").tempdir_in(&dir).context("cannot make a directory")?;
+    let scratch = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&dir).context("cannot make a directory")?;
     let (new_elf, new_disk) = (scratch.path().join("kernel"), scratch.path().join("image"));
     fs::write(&new_elf, &bytes).with_context(|| format!("cannot write {}", new_elf.display()))?;
     let mut cargo = toolchain.bootstrap_cargo()?;
@@ -139,6 +144,14 @@ impl Fnv {
     fn word(&mut self, word: u64) {
         self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3);
         self.0 ^= self.0 >> 29; // the product moves nothing downwards
+    }
+}
+
+/// Removes what launchers left that were killed while they made an image.
+fn forget_unfinished(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED)) {
+        let _ = fs::remove_dir_all(entry.path());
     }
 }
 
