@@ -37,7 +37,7 @@ impl Plain {
 
 #[test]
 fn spin_lock_orders_its_critical_sections() {
-    explore("spin", 2, || {
+    explore("spin", 3, || {
         let lock: Arc<SpinLock<Host, Plain>> = Arc::new(spin_lock(Plain::new()));
         let threads: Vec<_> = (0..2)
             .map(|cpu| {
@@ -74,7 +74,7 @@ fn a_waiter_sees_the_condition_or_the_waker_sees_the_waiter() {
 /// must reach the second.
 #[test]
 fn a_wake_up_for_one_who_gives_up_goes_to_the_next() {
-    explore("wake_one", 2, || {
+    explore("wake_one", 3, || {
         let shared = Arc::new((WaitQueue::<Host>::new(), AtomicUsize::new(0)));
         let take = |permits: &AtomicUsize| permits.compare_exchange(1, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         let waiters: Vec<_> = [Some(1), None]
@@ -113,7 +113,7 @@ fn an_interrupt_ends_a_wait_whenever_it_comes() {
 
 #[test]
 fn fair_lock_orders_writers_and_readers() {
-    explore("fair", 2, || {
+    explore("fair", 3, || {
         let shared = Arc::new((FairRwLock::<Host>::new(), Plain::new()));
         let writers: Vec<_> = (1..3)
             .map(|cpu| {

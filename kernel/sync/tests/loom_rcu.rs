@@ -161,8 +161,10 @@ fn idle_cpus_are_left_alone_and_see_the_unlinking_when_they_return() {
 /// One CPU returns from idle and reads, one unlinks, and a third, which knows nothing of either, completes the grace period.
 #[test]
 fn a_third_cpu_finds_nobody_idle_who_has_returned() {
-    explore("rcu scan", 2, || {
-        let world = World::new(3, &[0]);
+    explore("rcu scan", 3, || {
+        // None but the idler, once it is back, can hold the grace period up.
+        let world = World::new(3, &[0, 1, 2]);
+        on_cpu(CpuId(2), || world.defer(&world.other));
         let idler = {
             let world = world.clone();
             spawn(0, move || {
@@ -172,17 +174,10 @@ fn a_third_cpu_finds_nobody_idle_who_has_returned() {
         };
         let scanner = {
             let world = world.clone();
-            spawn(2, move || {
-                // Reports first, so that its scan is held up by nobody but the idler and the unlinker.
-                world.rcu.idle_enter();
-                world.defer(&world.other);
-                world.rcu.poll();
-            })
+            spawn(2, move || world.rcu.poll())
         };
         on_cpu(CpuId(1), || {
             world.unlink_and_defer();
-            world.rcu.poll();
-            world.rcu.quiescent();
             world.rcu.poll();
         });
         idler.join().unwrap();

@@ -12,14 +12,20 @@ use std::sync::atomic::AtomicUsize as Tally;
 
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
-use model::{explore, in_trap, spawn};
+use model::{explore, spawn};
 use sync::primitive::mutant;
 use sync::testing::{Host, on_cpu};
-use sync::{Abort, Counters, CpuId, Mark, ReadRefused, Txn, UpdateLock, VmaLock, VmaLocks, update};
+use sync::{Abort, Counters, CpuId, InterruptGuard, Mark, ReadRefused, Txn, UpdateLock, VmaLock, VmaLocks, update};
 
 const PAGE: u64 = abi::PAGE_SIZE;
 /// In the tree: nothing mapped.
 const HOLE: usize = usize::MAX;
+
+/// Runs `body` with interrupts off, as trap handlers do.
+fn in_trap<T>(body: impl FnOnce() -> T) -> T {
+    let _guard = InterruptGuard::<Host>::new();
+    body()
+}
 
 /// Immutable once published, but for its lock.
 struct Vma {
@@ -355,18 +361,18 @@ fn a_mark_carries_the_transactions_before_it() {
 fn a_mark_carries_other_threads_transactions() {
     let seen = Seen::new();
     let tally = seen.clone();
-    explore("d: two writers", 2, move || {
+    explore("d: two writers", 3, move || {
         let world = World::with_cleared_mark(3);
-        let first = {
+        let second = {
             let world = world.clone();
-            spawn(1, move || world.update(|txn| world.lock(txn, 0, |_, _, _| world.write_page(0, 1))))
+            spawn(1, move || world.update(|txn| txn.mark(&world.vma(0).lock, 0..2 * PAGE)))
         };
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
             spawn(2, move || tally.note(world.fault(0)))
         };
-        world.update(|txn| txn.mark(&world.vma(0).lock, 0..2 * PAGE));
-        first.join().unwrap();
+        world.update(|txn| world.lock(txn, 0, |_, _, _| world.write_page(0, 1)));
+        second.join().unwrap();
         faulter.join().unwrap();
     });
     seen.assert_all(&[&seen.served, &seen.locked]);

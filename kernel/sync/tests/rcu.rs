@@ -41,6 +41,11 @@ fn counter() -> &'static AtomicUsize {
 }
 
 #[test]
+fn a_head_is_two_words() {
+    assert_eq!(size_of::<RcuHead>(), 2 * size_of::<usize>());
+}
+
+#[test]
 fn a_reader_holds_the_grace_period_up() {
     let (rcu, freed) = (Rcu::<Host>::new(), counter());
     for cpu in [0, 1] {

@@ -221,7 +221,7 @@ fn faults_never_see_a_vma_in_the_middle_of_a_change() {
                 let vma = unsafe { &*old };
                 txn.mark(&vma.lock, 0x4000..0x5000)?;
                 let settled = txn.settle()?;
-                if round % 2 == 0 {
+                if round.is_multiple_of(2) {
                     vma.left.store(round, Ordering::Relaxed);
                     thread::yield_now();
                     vma.right.store(round, Ordering::Relaxed);

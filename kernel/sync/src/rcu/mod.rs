@@ -5,9 +5,9 @@
 //! *grace period* is over and the object can be freed.
 //!
 //! - Grace periods are numbered. `started` is the last that has begun, `completed` the last that is over; at most one
-//!   runs. Each CPU notes in `seen` the last one for which it has reported; [`IDLE`] counts for all.
+//!   runs. Each CPU notes in `seen` the last one for which it has reported; `IDLE` counts for all.
 //! - [`Rcu::defer`] puts an object into its CPU's queue. Objects wait for the first grace period that *starts* after
-//!   they were unlinked ([`callbacks`]).
+//!   they were unlinked (`callbacks`).
 //! - Nobody drives grace periods but those who wait for one: [`Rcu::poll`], [`Rcu::synchronize`], [`Rcu::barrier`].
 //!
 //! **Why it is right.** Let D unlink an object, fence, and read `started == g - 1`: the object waits for `g`. Let X report

@@ -5,7 +5,7 @@
 //! and everything that it marked is unlocked at once. The body never touches user memory: a fault on its own mark would
 //! wait for itself.
 //!
-//! The protocol is `bulk` (one fair lock per address space); nothing outside [`bulk`] may rely on being the only writer.
+//! The protocol is `bulk` (one fair lock per address space); nothing outside `bulk` may rely on being the only writer.
 
 mod bulk;
 

@@ -1,9 +1,9 @@
 //! The read side of VMAs: the slot protocol with sequence cells.
 //!
-//! A page fault publishes its address in its CPU's own slot ([`slot`]), looks its VMA up, and asks the VMA's
-//! [`VmaLock`] whether a running transaction has marked it. A transaction marks VMAs with its own [`Mark`] ([`mark`]),
+//! A page fault publishes its address in its CPU's own slot (`slot`), looks its VMA up, and asks the VMA's
+//! [`VmaLock`] whether a running transaction has marked it. A transaction marks VMAs with its own [`Mark`] (`mark`),
 //! and waits once (`txn`) for the faults in the ranges that it marked. Ending the transaction moves its cell's sequence
-//! ([`cell`]) on, which unlocks everything that it marked in one store.
+//! (`cell`) on, which unlocks everything that it marked in one store.
 //!
 //! **Guarantee.** A fault for which [`VmaLock::read`] said yes, until it drops its [`FaultSection`], sees the VMA as it
 //! is: no transaction that marked the VMA is past its `settle` and before its end, and the VMA has not been detached.

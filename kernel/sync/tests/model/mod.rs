@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sync::testing::{Host, on_cpu};
-use sync::{CpuId, InterruptGuard};
+use sync::CpuId;
+use sync::testing::on_cpu;
 
 /// Explores `model`, with at most `preemptions` involuntary switches in one execution, and says how many executions there
 /// were. `LOOM_MAX_PREEMPTIONS` in the environment takes the place of the bound.
@@ -24,11 +24,4 @@ pub(crate) fn explore(name: &str, preemptions: usize, model: impl Fn() + Send + 
 /// Starts a thread that plays `cpu`.
 pub(crate) fn spawn<T: 'static>(cpu: u32, body: impl FnOnce() -> T + 'static) -> loom::thread::JoinHandle<T> {
     loom::thread::spawn(move || on_cpu(CpuId(cpu), body))
-}
-
-/// Runs `body` with interrupts off, as trap handlers do.
-#[allow(dead_code, reason = "not every model has interrupts")]
-pub(crate) fn in_trap<T>(body: impl FnOnce() -> T) -> T {
-    let _guard = InterruptGuard::<Host>::new();
-    body()
 }

@@ -1,0 +1,82 @@
+//! The façade in normal builds: `core`'s atomics, and names that cost nothing. Reached through [`super`] only.
+
+pub use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+/// As [`core::cell::UnsafeCell`], with loom's closures for access.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
+
+impl<T> UnsafeCell<T> {
+    /// A cell that holds `value`.
+    pub const fn new(value: T) -> Self {
+        UnsafeCell(core::cell::UnsafeCell::new(value))
+    }
+
+    /// Calls `f` with a pointer for reading. Whoever dereferences it proves that nobody writes meanwhile.
+    #[inline(always)]
+    pub fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+        f(self.0.get())
+    }
+
+    /// Calls `f` with a pointer for writing. Whoever dereferences it proves that nobody else reads or writes.
+    #[inline(always)]
+    pub fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        f(self.0.get())
+    }
+}
+
+/// Most CPUs.
+pub const MAX_CPUS: usize = abi::MAX_CPUS;
+/// Sequence cells, hence running transactions at one time.
+pub const CELLS: usize = 256;
+/// Buckets of the futex table.
+pub const FUTEX_BUCKETS: usize = 256;
+
+/// The ordering itself; `name` is what a model run calls it.
+#[inline(always)]
+pub const fn weaken(name: &'static str, ordering: Ordering) -> Ordering {
+    let _ = name;
+    ordering
+}
+
+/// `fence(SeqCst)`; `name` is what a model run calls it.
+#[inline(always)]
+pub fn fence_named(name: &'static str) {
+    let _ = name;
+    core::sync::atomic::fence(Ordering::SeqCst);
+}
+
+/// False: whether a model run asked for the mistake called `name`.
+#[inline(always)]
+pub const fn mutant(name: &'static str) -> bool {
+    let _ = name;
+    false
+}
+
+/// The value of a word that only the caller writes.
+#[inline(always)]
+pub fn load_own(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+/// Spins while `word` is set, by loads, which leave the line with its owner.
+#[inline(always)]
+pub fn wait_while_set(word: &AtomicBool, relax: fn()) {
+    while word.load(Ordering::Relaxed) {
+        relax();
+    }
+}
+
+/// Nothing: who waits in [`wait_while_set`] looks for itself.
+#[inline(always)]
+pub fn cleared(word: &AtomicBool) {
+    let _ = word;
+}
+
+/// A plain store, in a build whose memory model knows that a later store of one thread hides an earlier
+/// compare-and-swap of another (slot protocol, 8.1).
+#[inline(always)]
+pub fn store_over_rmw(word: &AtomicU64, value: u64, ordering: Ordering) {
+    word.store(value, ordering);
+}
