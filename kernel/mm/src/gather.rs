@@ -7,8 +7,6 @@
 //!
 //! Nothing is sent where nothing was present. Called by `unmap`, `map`, `protect`, `advise`, inside their transactions.
 
-use core::sync::atomic::{Ordering, fence};
-
 use abi::Counter;
 use arrayvec::ArrayVec;
 use sync::{FlushRequest, FlushScope, Platform};
@@ -106,10 +104,7 @@ impl<'a, P: Platform> Gather<'a, P> {
             Scope::Listed => FlushScope::Pages(&self.pages),
             Scope::All => FlushScope::All,
         };
-        // Pairs with the fence of `join`: a CPU whose bit this load misses loads its CR3 after the fence, hence after
-        // the changes of the entries, and caches nothing old.
-        fence(Ordering::SeqCst);
-        let cpus = self.space.update.cpus();
+        let cpus = self.space.update.cpus_to_flush();
         if cpus.is_empty() {
             return;
         }
