@@ -81,10 +81,12 @@ fn collect(dir: &Path, depth: usize, files: &mut BTreeMap<PathBuf, SystemTime>) 
         let entry = entry?;
         // What vanishes meanwhile was somebody's scratch file.
         let Ok(meta) = entry.metadata() else { continue };
-        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        // Cargo's locks, and the lists of sources that it writes at every call.
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let ledger = name.starts_with('.') || name.ends_with(".d");
         if meta.is_dir() && depth > 0 {
             collect(&entry.path(), depth - 1, files)?;
-        } else if meta.is_file() && !hidden {
+        } else if meta.is_file() && !ledger {
             files.insert(entry.path(), meta.modified()?);
         }
     }
