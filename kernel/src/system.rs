@@ -145,6 +145,10 @@ impl System for Machine {
         }
     }
 
+    fn cpu_time_ns(thread: &Thread<Machine>) -> Option<u64> {
+        Some(thread.task.cpu_time_ns())
+    }
+
     fn log_call_unknown(number: u64, thread: &Thread<Machine>) {
         if UNKNOWN_CALLS.first(number) {
             let name = abi::nr::name(number).unwrap_or("unnamed");

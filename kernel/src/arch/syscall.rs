@@ -7,7 +7,7 @@
 //! rflags, as on Linux).
 //!
 //! `sysretq` with a non-canonical address in rcx faults in ring 0 with the program's stack pointer (on Intel's CPUs),
-//! so such a return goes through `iretq`, which faults properly.
+//! and takes any flags from r11: `sched::run_call` lets only registers through that `user::sanitize` has passed.
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -81,9 +81,6 @@ unsafe extern "C" fn entry() {
         "mov rdi, rsp",
         "call {call}", // comes back with interrupts off, ready for user mode
         "mov rcx, [rsp + {rip}]",
-        "mov rax, rcx",
-        "shr rax, 47",
-        "jnz {leave}",
         "mov rax, [rsp + {rax}]",
         "mov rbx, [rsp + {rbx}]",
         "mov rdx, [rsp + {rdx}]",
@@ -123,7 +120,6 @@ unsafe extern "C" fn entry() {
         rip = const offset_of!(UserRegs, rip),
         rflags = const offset_of!(UserRegs, rflags),
         call = sym call,
-        leave = sym super::user::leave_by_iret,
     )
 }
 

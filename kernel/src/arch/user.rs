@@ -1,4 +1,4 @@
-//! Into user mode by `iretq`: the first time, and where `sysretq` cannot be trusted.
+//! Into user mode: the first time, by `iretq`; and what registers must look like for it every time.
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -12,34 +12,26 @@ const USER_FLAGS: u64 = 0x0024_0dd5;
 /// Reserved bit 1, always set, and the interrupt flag.
 const FORCED_FLAGS: u64 = 0x202;
 
+/// Registers with which no way into user mode can be taken: the instruction pointer is not a program's. Neither
+/// `sysretq` nor `iretq` may see it, because both would fault in ring 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NotUserCode;
+
+/// Makes the flags fit for user mode, and checks the instruction pointer.
+pub(crate) fn sanitize(regs: &mut UserRegs) -> Result<(), NotUserCode> {
+    regs.rflags = regs.rflags & USER_FLAGS | FORCED_FLAGS;
+    if regs.rip < abi::USER_END { Ok(()) } else { Err(NotUserCode) }
+}
+
 /// Enters user mode with `regs`.
 ///
 /// # Safety
 /// 1. Interrupts are off; the running thread's address space, FS base, extended registers and kernel stack are loaded.
-/// 2. Nothing on the present stack is needed any more.
-pub(crate) unsafe fn enter(regs: &UserRegs) -> ! {
-    let mut regs = *regs;
-    regs.rflags = regs.rflags & USER_FLAGS | FORCED_FLAGS;
-    // SAFETY: the caller's guarantees; `regs` lies on this stack, which stays as it is until `iretq`.
-    unsafe { enter_at(&regs) }
-}
-
-/// Enters user mode with the registers at `regs`.
-///
-/// # Safety
-/// As for [`enter`]; the flags are fit for user mode.
+/// 2. `regs` lies on this stack and has passed [`sanitize`]; nothing else on the stack is needed any more.
 #[unsafe(naked)]
-unsafe extern "C" fn enter_at(regs: &UserRegs) -> ! {
-    naked_asm!("mov rsp, rdi", "jmp {leave}", leave = sym leave_by_iret)
-}
-
-/// Leaves for user mode with the [`UserRegs`] at the stack pointer. GS is the kernel's, interrupts are off.
-///
-/// # Safety
-/// Jumped to, never called. The flags are fit for user mode.
-#[unsafe(naked)]
-pub(super) unsafe extern "C" fn leave_by_iret() -> ! {
+pub(crate) unsafe extern "C" fn enter(regs: &UserRegs) -> ! {
     naked_asm!(
+        "mov rsp, rdi", // what is pushed below goes over what is not needed any more
         "mov rbx, [rsp + {rbx}]",
         "mov rcx, [rsp + {rcx}]",
         "mov rdx, [rsp + {rdx}]",

@@ -158,10 +158,7 @@ pub(super) fn enqueue(thread: NonNull<Thread>) {
 /// Where a thread that becomes runnable goes: its last CPU if that is idle, else an idle one that it may use, else
 /// the one with the shortest queue.
 fn choose(thread: &Thread) -> CpuId {
-    let online = online();
-    let allowed = CpuSet(thread.affinity().0 & online.0);
-    // An affinity without any CPU of ours is refused where it is set; a thread must run somewhere all the same.
-    let allowed = if allowed.is_empty() { online } else { allowed };
+    let allowed = thread.affinity();
     let last = thread.last_cpu();
     let idle = CpuSet(IDLE.load(Ordering::Relaxed) & allowed.0);
     if idle.contains(last) {

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::Errno;
 use sync::alloc::try_box;
-use sync::{Arc, CpuId, CpuSet, Interruptible, RcuHead, WaitQueue};
+use sync::{Arc, CpuId, CpuSet, Interruptible, Platform, RcuHead, WaitQueue};
 use x86_64::instructions::interrupts;
 
 use super::join::{Join, KernelThread};
@@ -116,7 +116,7 @@ pub(super) fn begin() -> ! {
             function(argument);
             exit()
         }
-        Start::User(regs) => user::begin(&regs),
+        Start::User(regs) => user::begin(regs),
         Start::Adopted => unreachable!("an idle thread was running when it was made"),
     }
 }
@@ -143,6 +143,7 @@ pub(super) fn drop_user() {
     let user = unsafe { (*this.user.get()).take() };
     cpu::interrupts_restore(state);
     if let Some(user) = &user {
+        user.thread.task.turn_ends(Machine::now_ns());
         user.thread.task.clear();
     }
     // With interrupts on: this may be the last reference to the process and its tables.

@@ -21,6 +21,7 @@ use core::sync::atomic::{Ordering, fence};
 
 use abi::{Counter, MAX_CPUS};
 use mm::AddressSpace;
+use sync::Platform;
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::FsBase;
 
@@ -122,6 +123,7 @@ fn switch_to(this: &Thread, next: NonNull<Thread>, leaving: Leaving) {
     if let Some(user) = unsafe { this.user() } {
         // SAFETY: as above.
         unsafe { user.save_extended() };
+        user.thread.task.turn_ends(Machine::now_ns());
     }
     local.leaving.set(Some((NonNull::from(this), leaving)));
 
@@ -140,6 +142,7 @@ fn switch_to(this: &Thread, next: NonNull<Thread>, leaving: Leaving) {
     if let Some(user) = unsafe { next.user() } {
         // SAFETY: as above.
         unsafe { user.restore_extended() };
+        user.thread.task.turn_begins(Machine::now_ns());
         set_fs_base(next.fs_base.load(Ordering::Relaxed));
         // SAFETY: `next` is ours alone.
         let stack = unsafe { &*next.stack.get() }.as_ref();

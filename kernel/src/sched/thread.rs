@@ -32,6 +32,7 @@ use mm::AddressSpace;
 use sync::{Arc, CpuId, CpuSet, RcuHead, ThreadId};
 
 use super::join::Join;
+use super::runqueue;
 use super::sleep::SleepLink;
 use crate::arch::context::Context;
 use crate::arch::fpu::XsaveArea;
@@ -182,9 +183,13 @@ impl Thread {
         CpuId(self.cpu.load(Ordering::Relaxed))
     }
 
-    /// The CPUs that it may run on.
+    /// The CPUs that it may run on: at least one that runs threads.
     pub(super) fn affinity(&self) -> CpuSet {
-        CpuSet(self.affinity.load(Ordering::Relaxed))
+        let online = runqueue::online();
+        let wanted = CpuSet(self.affinity.load(Ordering::Relaxed) & online.0);
+        // An affinity without any CPU of ours is refused where programs set it; a thread must run somewhere all the
+        // same.
+        if wanted.is_empty() { online } else { wanted }
     }
 
     /// RUNNING to PARKING, or NOTIFIED back to RUNNING. Called by the thread itself.

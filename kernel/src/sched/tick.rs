@@ -69,9 +69,10 @@ pub(super) fn begin_idle() {
     let clock = clock();
     let sleeper = sleep::first_deadline(percpu::id()).unwrap_or(u64::MAX);
     let rcu = if memory().rcu.pending() { Machine::now_ns() + TICK_NS } else { u64::MAX };
+    // What is armed for an earlier time stays: one interrupt too many in a halt costs less than a write to the timer at
+    // each.
     let wanted = sleeper.min(rcu);
-    // Equal only if nothing is to be done: a fired timer has put MAX there.
-    if wanted != clock.armed_ns.get() {
+    if wanted < clock.armed_ns.get() {
         set(clock, wanted);
     }
 }

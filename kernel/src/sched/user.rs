@@ -5,12 +5,13 @@
 //! user mode, and ends there.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, Ordering, fence};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 use abi::Counter;
+use abi::flags::signal::{SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP};
 use linux::{Control, UserFault, UserRegs};
 use mm::{Access, AddressSpace};
-use sync::{Arc, CpuSet};
+use sync::{Arc, CpuSet, Platform};
 use x86_64::instructions::interrupts;
 
 use super::switch::{self, Leaving, current, schedule};
@@ -26,11 +27,16 @@ use crate::platform::Machine;
 pub struct Task {
     /// Read in RCU read sections: the kernel thread's memory outlives its removal from here by a grace period.
     thread: AtomicPtr<Thread>,
+    /// How long it has run, but for its present turn. Written by the CPU that switches.
+    ran_ns: AtomicU64,
+    /// When its present turn began; 0: it does not run. Written like `ran_ns`.
+    since_ns: AtomicU64,
 }
 
 impl Default for Task {
     fn default() -> Task {
-        Task { thread: AtomicPtr::new(core::ptr::null_mut()) }
+        let thread = AtomicPtr::new(core::ptr::null_mut());
+        Task { thread, ran_ns: AtomicU64::new(0), since_ns: AtomicU64::new(0) }
     }
 }
 
@@ -45,6 +51,31 @@ impl Task {
     /// Before the kernel thread's end. Nothing is published.
     pub(super) fn clear(&self) {
         self.thread.store(core::ptr::null_mut(), Ordering::Relaxed);
+    }
+
+    /// Its turn begins.
+    pub(super) fn turn_begins(&self, now_ns: u64) {
+        self.since_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// Its turn ends.
+    pub(super) fn turn_ends(&self, now_ns: u64) {
+        let turn = now_ns.saturating_sub(self.since_ns.load(Ordering::Relaxed));
+        self.ran_ns.store(self.ran_ns.load(Ordering::Relaxed) + turn, Ordering::Relaxed);
+        // Release: who sees the turn over also sees it added (`cpu_time_ns`).
+        self.since_ns.store(0, Ordering::Release);
+    }
+
+    /// How long it has run, in user mode and in the kernel.
+    pub(crate) fn cpu_time_ns(&self) -> u64 {
+        loop {
+            let ran = self.ran_ns.load(Ordering::Acquire);
+            let since = self.since_ns.load(Ordering::Acquire);
+            // Unchanged: the turn that `since` belongs to, or its end, is not in `ran` twice or never.
+            if self.ran_ns.load(Ordering::Relaxed) == ran {
+                return ran + if since == 0 { 0 } else { Machine::now_ns().saturating_sub(since) };
+            }
+        }
     }
 
     /// Calls `f` with the kernel thread, if there is one.
@@ -70,11 +101,23 @@ fn running_user<'a>() -> &'a Arc<linux::Thread<Machine>> {
 }
 
 /// First code of a new thread of a program, interrupts off: into user mode.
-pub(super) fn begin(regs: &UserRegs) -> ! {
+pub(super) fn begin(mut regs: UserRegs) -> ! {
+    sanitize(&mut regs);
     before_return();
-    // SAFETY: `before_return` leaves interrupts off, this thread's address space, registers and kernel stack are
-    // loaded, and nothing on the stack is needed any more.
-    unsafe { user::enter(regs) }
+    // SAFETY: `before_return` leaves interrupts off, and this thread's address space, registers and kernel stack are
+    // loaded; `regs` is sane, on this stack, and all that is needed of it.
+    unsafe { user::enter(&regs) }
+}
+
+/// Makes `regs` fit for user mode, or tells the thread to die: before [`before_return`], which ends it.
+fn sanitize(regs: &mut UserRegs) {
+    if let Err(user::NotUserCode) = user::sanitize(regs) {
+        // What the program would get for jumping there itself.
+        let what = "general protection fault";
+        if let Some(report) = linux::user_exception(running_user(), SIGSEGV, what, regs.rip) {
+            log(&report);
+        }
+    }
 }
 
 /// One system call, with interrupts on: called by `arch::syscall` with the caller's registers, which it then restores.
@@ -85,6 +128,7 @@ pub(crate) fn run_call(regs: &mut UserRegs) {
         Control::Return => {}
         Control::ExitThread => end(),
     }
+    sanitize(regs);
     interrupts::disable();
     before_return();
 }
@@ -194,7 +238,6 @@ pub(crate) fn set_fs_base(base: u64) {
 
 /// Any exception of user code but a page fault, with interrupts off: the program's signal.
 pub fn user_exception(frame: &mut TrapFrame) {
-    use abi::flags::signal::{SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP};
     // As Linux maps them (arch/x86/kernel/traps.c and signal(7)).
     let signal = match frame.vector {
         0 | 16 | 19 => SIGFPE,

@@ -11,6 +11,7 @@ use kernel::ktest;
 use kernel::memory::memory;
 use kernel::platform::Machine;
 use linux::ExitStatus;
+use sync::alloc::try_box_slice;
 use sync::{Arc, Platform};
 
 // A static executable: ELF header, one program header (read and execute), code at `entry`.
@@ -50,6 +51,8 @@ global_asm!(
     "je guest_divide",
     "cmp al, 'f'",
     "je guest_flags",
+    "cmp al, 'e'",
+    "je guest_edge",
     "cmp al, 's'",
     "je guest_spin",
     "mov edi, 99",
@@ -70,6 +73,20 @@ global_asm!(
     "guest_divide:",
     "xor ecx, ecx",
     "div ecx",
+    // A call in the last two bytes below the programs' end: its return address is no program's any more.
+    "guest_edge:",
+    "mov rdi, 0x7fffffffe000",
+    "mov esi, 4096",
+    "mov edx, 7",
+    "mov r10d, 0x32", // private, fixed, anonymous: over the top of the stack, which is not needed any more
+    "mov r8, -1",
+    "xor r9d, r9d",
+    "mov eax, 9",
+    "syscall",
+    "mov word ptr [rax + 4094], 0x050f",
+    "lea rcx, [rax + 4094]",
+    "mov eax, 39",
+    "jmp rcx",
     "guest_spin:",
     "jmp guest_spin",
     // Hostile flags at a call: direction, alignment check, trap. The kernel must not inherit them, and must give them
@@ -200,9 +217,13 @@ type Process = Arc<linux::Process<Machine>>;
 
 /// Starts the program that `argument` says.
 fn start(argument: &[u8]) -> Process {
-    let loaded = linux::load(elf(), argument, b"", kernel::arch::paging::kernel_root()).expect("a program that loads");
+    start_file(elf(), argument).expect("a program that loads")
+}
+
+fn start_file(file: &[u8], argument: &[u8]) -> Result<Process, linux::LoadError> {
+    let loaded = linux::load(file, argument, b"", kernel::arch::paging::kernel_root())?;
     init::start_thread(loaded.thread, &loaded.regs).expect("memory for a thread");
-    loaded.process
+    Ok(loaded.process)
 }
 
 fn ends_by(argument: &[u8], status: ExitStatus) {
@@ -240,7 +261,22 @@ ktest! {
         ends_by(b"k0\0", ExitStatus::Signalled(signal::SIGSEGV));
         ends_by(b"p0\0", ExitStatus::Signalled(signal::SIGSEGV));
         ends_by(b"d0\0", ExitStatus::Signalled(signal::SIGFPE));
+        ends_by(b"e0\0", ExitStatus::Signalled(signal::SIGSEGV));
         ends_by(b"?0\0", ExitStatus::Exited(99));
+    }
+}
+
+ktest! {
+    /// The way into user mode faults in ring 0 on an instruction pointer that is no address: it must not be taken.
+    fn an_entry_that_is_no_address_kills_the_program_only() {
+        for entry in [0u64, abi::USER_END - 1, abi::USER_END, 1 << 47, 1 << 63, 0xffff_ffff_8000_0000, u64::MAX] {
+            let mut file = try_box_slice(elf().len(), |place| elf()[place]).expect("memory for a file");
+            // `e_entry` of the ELF header.
+            file[24..32].copy_from_slice(&entry.to_le_bytes());
+            if let Ok(process) = start_file(&file, b"?0\0") {
+                assert_eq!(process.wait_exit(), ExitStatus::Signalled(signal::SIGSEGV), "entry {entry:#x}");
+            }
+        }
     }
 }
 
