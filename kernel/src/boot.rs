@@ -12,7 +12,7 @@ use crate::arch::gdt::INTERRUPT_STACKS;
 use crate::arch::{apic, cpu, gdt, idt, paging, percpu, smp, timer};
 use crate::memory::BootMemory;
 use crate::stack::Stack;
-use crate::{acpi, console, exit, heap, log as kernel_log, memory, sched, stack, stream};
+use crate::{acpi, console, exit, log as kernel_log, memory, sched, stack, stream};
 
 /// What the kernel asks of the boot loader: all memory mapped at the address where our own tables will have it, and
 /// everything else in the upper half, out of the programs' way.
@@ -39,11 +39,6 @@ macro_rules! entry_point {
     };
 }
 
-/// Share of memory that becomes the kernel heap, and its bounds in bytes.
-const HEAP_SHARE: u64 = 8;
-const HEAP_MIN: u64 = 8 << 20;
-const HEAP_MAX: u64 = 1 << 30;
-
 /// Boots the machine; then `main(0)` runs as the first thread, on CPU 0 to begin with.
 pub fn boot(info: &'static mut BootInfo, main: fn(u64)) -> ! {
     percpu::install(CpuId(0));
@@ -64,18 +59,20 @@ pub fn boot(info: &'static mut BootInfo, main: fn(u64)) -> ! {
     own_page_tables(info, &mut boot_memory);
     let low = boot_memory.take_low();
 
-    let heap_bytes = kernel_heap(&mut boot_memory);
     apic::mask_legacy();
     apic::init();
     let topology = find_cpus(root_pointer);
 
-    let memory = memory::init(boot_memory);
+    let usable = boot_memory.usable();
+    let Some(memory) = memory::init(boot_memory) else {
+        refuse(format_args!("{} MiB of memory are too little for the kernel", usable >> 20))
+    };
     let usage = memory.frames.usage();
     log::info!(
         "frames: {} of 4 KiB free, {} hold the allocator's metadata; heap: {} MiB",
         usage.available(),
         usage.owned_by(Owner::Meta),
-        heap_bytes >> 20
+        usage.owned_by(Owner::Heap) * abi::PAGE_SIZE >> 20
     );
 
     stack::init();
@@ -113,17 +110,6 @@ fn own_page_tables(info: &BootInfo, boot_memory: &mut BootMemory) {
         ),
         Err(address) => panic!("the kernel's page at {address:#x} is writable and executable, or open to programs"),
     }
-}
-
-/// Reserves the heap. Returns its size in bytes.
-fn kernel_heap(boot_memory: &mut BootMemory) -> u64 {
-    let bytes = (boot_memory.usable() / HEAP_SHARE).clamp(HEAP_MIN, HEAP_MAX) & !0xfff;
-    let Some(phys) = boot_memory.take(bytes) else {
-        refuse(format_args!("{} MiB of memory are too little for the kernel", boot_memory.usable() >> 20))
-    };
-    // SAFETY: memory that was just taken out of the map for ever; the window maps it, writable.
-    unsafe { heap::init(paging::phys_to_virt(phys), bytes as usize) };
-    bytes
 }
 
 /// Asks the firmware's tables which CPUs there are.

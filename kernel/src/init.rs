@@ -184,7 +184,12 @@ fn send_stats() {
     bytes[4..8].copy_from_slice(&(COUNTERS as u32).to_le_bytes());
     let values = (0..cpus).flat_map(|cpu| Counter::ALL.iter().map(move |&counter| (CpuId(cpu as u32), counter)));
     for (place, (cpu, counter)) in bytes[8..].chunks_exact_mut(8).zip(values) {
-        place.copy_from_slice(&counters.get(cpu, counter).to_le_bytes());
+        let value = match counter {
+            // RCU keeps its own count: it knows no `Counters`.
+            Counter::RcuGp => memory().rcu.grace_periods(cpu),
+            _ => counters.get(cpu, counter),
+        };
+        place.copy_from_slice(&value.to_le_bytes());
     }
     stream::send(Kind::Stats, &bytes[..8 + cpus * COUNTERS * 8]);
 }

@@ -1,16 +1,19 @@
 //! Physical memory from the boot loader's map to the memory manager, and the one [`Memory`] of this machine.
 //!
-//! Boot takes what it needs for ever (page tables, the heap) from [`BootMemory`], a bump allocator over the usable regions;
-//! everything that is left goes to the frame allocator. Memory below 1 MiB is kept apart: the other CPUs begin there
+//! Boot takes its page tables from [`BootMemory`], a bump allocator over the usable regions; everything that is left goes
+//! to the frame allocator, and the kernel heap is the first block out of that. Memory below 1 MiB is kept apart: the other CPUs begin there
 //! ([`smp`](crate::arch::smp)). What the boot loader marked as its own (the kernel's image, the boot stack) is never reused.
+
+use core::ops::RangeInclusive;
 
 use abi::{Counter, PAGE_SIZE};
 use arrayvec::ArrayVec;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
-use mm::{Frames, Memory, PhysRange};
+use mm::{Frames, Memory, Owner, PhysRange};
 
 use crate::arch::paging;
 use crate::arch::smp::LowMemory;
+use crate::heap;
 use crate::platform::Machine;
 
 /// Most usable regions that are used; firmware gives one or two dozen.
@@ -105,16 +108,32 @@ impl BootMemory {
 
 static MEMORY: spin::Once<Memory<Machine>> = spin::Once::new();
 
-/// Hands everything that is left to the frame allocator, and makes the machine's [`Memory`]. Called once; the heap works.
-///
-/// # Panics
-/// Without memory for the metadata: there is nothing to run on.
-pub fn init(boot: BootMemory) -> &'static Memory<Machine> {
-    MEMORY.call_once(|| {
-        // SAFETY: usable RAM by the firmware's map, less what `take` gave out; only the boot CPU runs.
-        let frames = unsafe { Frames::new(&boot.regions) }.expect("no memory for the frame allocator");
-        Memory::new(frames).expect("no memory for the memory manager")
-    })
+/// Share of memory that becomes the kernel heap.
+const HEAP_SHARE: u64 = 8;
+/// The heap's least and largest size, as orders of blocks of frames: 8 and 64 MiB. The largest is enough for the VMAs and tree
+/// nodes of several address spaces with as many mappings as a process may have.
+const HEAP_ORDERS: RangeInclusive<usize> = 11..=14;
+
+/// Hands everything that is left to the frame allocator, gives the heap its block, and makes the machine's [`Memory`].
+/// Called once. `None`: there is too little memory for the kernel itself.
+pub fn init(boot: BootMemory) -> Option<&'static Memory<Machine>> {
+    let wanted = boot.usable / PAGE_SIZE / HEAP_SHARE;
+    // SAFETY: usable RAM by the firmware's map, less what `take` gave out; only the boot CPU runs.
+    let frames = unsafe { Frames::new(&boot.regions) }.ok()?;
+    take_heap(&frames, wanted)?;
+    let memory = Memory::new(frames).ok()?;
+    Some(MEMORY.call_once(|| memory))
+}
+
+/// Gives the kernel heap about `wanted` frames.
+fn take_heap(frames: &Frames<Machine>, wanted: u64) -> Option<()> {
+    let order = (wanted.max(1).ilog2() as usize).clamp(*HEAP_ORDERS.start(), *HEAP_ORDERS.end());
+    // A smaller one, if the memory is in pieces.
+    let block = (*HEAP_ORDERS.start()..=order).rev().find_map(|order| frames.alloc_order(order, Owner::Heap).ok())?;
+    let size = block.size();
+    // SAFETY: a block that nobody else has, and that is never given back (`into_raw`); the window maps it, writable.
+    unsafe { heap::init(paging::phys_to_virt(block.into_raw()), size) };
+    Some(())
 }
 
 /// This machine's memory.

@@ -69,7 +69,6 @@ pub fn shootdown(request: &FlushRequest<'_>) -> usize {
     let targets = request.cpus.without(me);
     let mine = &REQUESTS[me.index()];
     if !targets.is_empty() {
-        crate::memory::count(Counter::Shootdown, 1);
         post(mine, request, targets, me);
     }
     if request.cpus.contains(me) && cpu::current_root() == request.root {
