@@ -74,7 +74,7 @@ fn kernel_elf(which: Image, toolchain: &Toolchain) -> Result<PathBuf> {
     let package = which.package();
     let mut cargo = toolchain.bare_metal_build()?;
     cargo.args(["--package", package, "--profile", "kernel", "--target-dir"]).arg(&target);
-    nested::build(cargo, &format!("building the {package} with Rust {}", toolchain.version()))?;
+    nested::build(cargo, &format!("building the {package} with {}", toolchain.name()))?;
     Ok(target.join(crate::toolchain::BARE_METAL).join("kernel").join(package))
 }
 

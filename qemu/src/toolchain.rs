@@ -76,6 +76,8 @@ pub struct Toolchain {
     bin: PathBuf,
     version: Version,
     core: Core,
+    /// Why what was looked at before this one did not do.
+    instead_of: Vec<String>,
 }
 
 impl Toolchain {
@@ -88,7 +90,7 @@ impl Toolchain {
         let mut against = Vec::new();
         for step in [Toolchain::of_rustup, Toolchain::of_distribution, Toolchain::fetched, Toolchain::installed] {
             match step(wanted) {
-                Ok(toolchain) => return Ok(toolchain),
+                Ok(toolchain) => return Ok(Toolchain { instead_of: against, ..toolchain }),
                 Err(why) => against.push(why),
             }
         }
@@ -98,6 +100,17 @@ impl Toolchain {
             format!("{} (Debian), or install rustup from https://rustup.rs", packages::apt_command(&DEBIAN))
         };
         bail!("no compiler for the kernel.\n  {}\nThis mends it:\n  {mend}", against.join("\n  "))
+    }
+
+    fn new(bin: &Path, version: Version, core: Core) -> Toolchain {
+        Toolchain { bin: bin.to_owned(), version, core, instead_of: Vec::new() }
+    }
+
+    /// Its name for people, with the reasons against the ones that come first: another compiler than last time builds
+    /// everything again, and should not do so without a word.
+    pub fn name(&self) -> String {
+        let name = format!("Rust {}", self.version);
+        if self.instead_of.is_empty() { name } else { format!("{name} ({})", self.instead_of.join("; ")) }
     }
 
     /// The release.
@@ -160,7 +173,7 @@ impl Toolchain {
         if !has_sources(&sysroot) {
             return Err(format!("rustup: toolchain {wanted} lacks rust-src"));
         }
-        let toolchain = |core| Toolchain { bin: sysroot.join("bin"), version: wanted, core };
+        let toolchain = |core| Toolchain::new(&sysroot.join("bin"), wanted, core);
         let built = toolchain(Core::Built);
         if has_bare_metal(&sysroot) {
             Ok(toolchain(Core::Prebuilt))
@@ -196,7 +209,7 @@ impl Toolchain {
         match rustup_sysroot(wanted) {
             Some(sysroot) if has_sources(&sysroot) => {
                 say(format_args!("without the target {BARE_METAL}, `core` is built from its sources instead"));
-                Ok(Toolchain { bin: sysroot.join("bin"), version: wanted, core: Core::Built })
+                Ok(Toolchain::new(&sysroot.join("bin"), wanted, Core::Built))
             }
             _ => Err(format!("{why}, and it could not be fetched")),
         }
@@ -237,7 +250,7 @@ impl Toolchain {
             return Err(format!("the distribution's compiler {version}: no rust-lld on the search path"));
         }
         let core = if has_bare_metal(&sysroot) { Core::Prebuilt } else { Core::Built };
-        Ok(Toolchain { bin: bin.to_owned(), version, core })
+        Ok(Toolchain::new(bin, version, core))
     }
 }
 
