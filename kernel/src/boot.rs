@@ -72,7 +72,7 @@ pub fn boot(info: &'static mut BootInfo, main: fn(u64)) -> ! {
         "frames: {} of 4 KiB free, {} hold the allocator's metadata; heap: {} MiB",
         usage.available(),
         usage.owned_by(Owner::Meta),
-        usage.owned_by(Owner::Heap) * abi::PAGE_SIZE >> 20
+        (usage.owned_by(Owner::Heap) * abi::PAGE_SIZE) >> 20
     );
 
     stack::init();

@@ -11,6 +11,7 @@ use x86_64::registers::control::Cr2;
 
 use super::idt::{FIRST_INTERRUPT, FLUSH, NMI, NUDGE, PAGE_FAULT, SPURIOUS, TIMER};
 use super::{apic, fault, tlb, uaccess};
+use crate::sched::Interrupted;
 use crate::{panic, sched};
 use mm::Access;
 
@@ -72,15 +73,16 @@ fn access_of(error: u64) -> Access {
 /// Called by `trap_entry` for all vectors but the four below.
 pub(super) extern "C" fn trap_from_kernel_or_user(frame: &mut TrapFrame) {
     let from_user = frame.from_user();
+    let interrupted = if from_user { Interrupted::User } else { Interrupted::Kernel };
     match frame.vector as u8 {
         PAGE_FAULT => page_fault(frame),
         TIMER => {
             apic::end_of_interrupt();
-            sched::on_tick(from_user);
+            sched::on_tick(interrupted);
         }
         NUDGE => {
             apic::end_of_interrupt();
-            sched::on_nudge(from_user);
+            sched::on_nudge(interrupted);
         }
         FLUSH => {
             apic::end_of_interrupt();

@@ -40,7 +40,7 @@ use thread::{BeginPark, Enqueue, Thread};
 pub use idle::enter_idle;
 pub use join::KernelThread;
 pub use spawn::{init_cpu, spawn_kernel};
-pub use tick::{on_nudge, on_tick};
+pub use tick::{Interrupted, on_nudge, on_tick};
 pub use user::{before_user_return, page_fault, user_access_fault, user_exception, with_space};
 
 pub(crate) use runqueue::online;

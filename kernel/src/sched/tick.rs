@@ -77,8 +77,17 @@ pub(super) fn begin_idle() {
     }
 }
 
-/// The timer has fired. Interrupts are off; `from_user` says what it interrupted.
-pub fn on_tick(from_user: bool) {
+/// What an interrupt interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupted {
+    /// A program: the CPU is in no read section.
+    User,
+    /// The kernel.
+    Kernel,
+}
+
+/// The timer has fired. Interrupts are off.
+pub fn on_tick(interrupted: Interrupted) {
     let cpu = percpu::id();
     let clock = clock();
     clock.armed_ns.set(u64::MAX);
@@ -89,7 +98,7 @@ pub fn on_tick(from_user: bool) {
         return;
     }
     let rcu = &memory().rcu;
-    if from_user {
+    if interrupted == Interrupted::User {
         rcu.quiescent();
     }
     rcu.poll();
@@ -108,14 +117,13 @@ pub fn on_tick(from_user: bool) {
 }
 
 /// Another CPU asked this one to look up: for a thread to run, or for a quiescent state. Interrupts are off.
-pub fn on_nudge(from_user: bool) {
+pub fn on_nudge(interrupted: Interrupted) {
     if is_idle() {
         return;
     }
-    if from_user {
-        memory().rcu.quiescent();
-    } else {
-        // Inside the kernel it may be in a read section: report at the return to user mode, or at the next switch.
-        Cpu::current().need_resched.store(true, Ordering::Relaxed);
+    match interrupted {
+        Interrupted::User => memory().rcu.quiescent(),
+        // It may be in a read section: report at the return to user mode, or at the next switch.
+        Interrupted::Kernel => Cpu::current().need_resched.store(true, Ordering::Relaxed),
     }
 }

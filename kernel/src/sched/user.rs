@@ -143,7 +143,7 @@ pub fn page_fault(frame: &mut TrapFrame, address: u64, access: Access) {
     interrupts::disable();
 }
 
-/// A fault of `uaccess` at a user address, with interrupts as in the copying code. `true`: try again.
+/// A fault of `uaccess` at a user address, with interrupts off. `true`: try again.
 pub fn user_access_fault(address: u64, access: Access) -> bool {
     let Some(space) = current().space.get() else { return false };
     // SAFETY: alive while the thread runs in it.
