@@ -1,6 +1,6 @@
 //! [`Machine`]: this computer, as the portable crates see it through [`sync::Platform`].
 
-use sync::{CpuId, CpuSet, FlushRequest, InterruptState, Platform, ThreadId};
+use sync::{CpuId, CpuSet, FlushRequest, InterruptState, Platform, ThreadId, TransactionEdge};
 
 use crate::arch::{cpu, ipi, paging, percpu, timer, tlb};
 use crate::sched;
@@ -55,6 +55,10 @@ impl Platform for Machine {
 
     fn interrupted() -> bool {
         sched::interrupted()
+    }
+
+    fn transaction(edge: TransactionEdge) {
+        sched::transaction(edge);
     }
 
     #[inline]

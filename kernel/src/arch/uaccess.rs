@@ -5,8 +5,8 @@
 //! `trap::page_fault` sends the routine to its **landing**, where it closes the door and reports failure: `EFAULT`.
 //!
 //! User memory is never touched inside a VMA read section, under a spin lock or in an interrupt: serving the fault may sleep.
-//! All of these have interrupts off, which debug builds check for. Nor inside an update transaction, where the fault could
-//! wait for the very mark that the caller set; `linux` copies before and after, never within.
+//! All of these have interrupts off. Nor inside an update transaction, where the fault could wait for the very mark that the
+//! caller set; `linux` copies before and after, never within. Debug builds check for both.
 
 use core::arch::naked_asm;
 
@@ -14,10 +14,12 @@ use abi::{Errno, USER_END};
 use sync::InterruptState;
 
 use super::cpu;
+use crate::sched;
 
 /// Checks that `len` bytes at `user` lie in the user half, and in debug builds that the caller may sleep.
 fn check(user: u64, len: usize) -> Result<(), Errno> {
     debug_assert_eq!(cpu::interrupt_state(), InterruptState::On, "user memory touched where a fault cannot be served");
+    debug_assert!(!sched::in_transaction(), "user memory touched inside an update transaction");
     match user.checked_add(len as u64) {
         Some(end) if end <= USER_END => Ok(()),
         _ => Err(Errno::EFAULT),

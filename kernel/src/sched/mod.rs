@@ -30,7 +30,7 @@ mod user;
 
 use core::ptr::NonNull;
 
-use sync::{CpuSet, ThreadId};
+use sync::{CpuSet, ThreadId, TransactionEdge};
 
 use crate::arch::percpu::Cpu;
 use crate::arch::{cpu, percpu};
@@ -55,6 +55,17 @@ pub fn current_id() -> ThreadId {
 /// Whether the running thread was told to die: interruptible sleeps then end early.
 pub fn interrupted() -> bool {
     current_user().is_some_and(|thread| thread.killed())
+}
+
+/// [`sync::Platform::transaction`]: notes that the running thread has opened or ended one.
+pub fn transaction(edge: TransactionEdge) {
+    let before = current().in_transaction.replace(edge == TransactionEdge::Opened);
+    debug_assert_eq!(before, edge == TransactionEdge::Ended, "a transaction inside a transaction");
+}
+
+/// Whether the running thread has an update transaction open.
+pub fn in_transaction() -> bool {
+    current().in_transaction.get()
 }
 
 /// [`sync::Platform::park`]: sleeps until an unpark or the deadline.

@@ -104,6 +104,8 @@ pub(super) struct Thread {
     /// The address space that it runs in; `None`: the kernel's own tables. Alive while it stands here: it is the
     /// program's, or borrowed by `sched::with_space`.
     pub(super) space: Cell<Option<NonNull<AddressSpace<Machine>>>>,
+    /// Whether it has an update transaction open. Its own.
+    pub(super) in_transaction: Cell<bool>,
     pub(super) run_link: UnsafeCell<Option<NonNull<Thread>>>,
     pub(super) sleep: SleepLink,
     pub(super) start: UnsafeCell<Start>,
@@ -154,6 +156,7 @@ impl Thread {
             context: UnsafeCell::new(Context::NONE),
             user: UnsafeCell::new(user),
             space: Cell::new(space),
+            in_transaction: Cell::new(false),
             run_link: UnsafeCell::new(None),
             sleep: SleepLink::new(),
             start: UnsafeCell::new(start),

@@ -77,6 +77,15 @@ pub enum InterruptState {
     Off,
 }
 
+/// The two ends of an update transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionEdge {
+    /// It is open from here on.
+    Opened,
+    /// It has ended.
+    Ended,
+}
+
 /// What a TLB shootdown must remove from the TLBs of [`FlushRequest::cpus`].
 #[derive(Clone, Copy, Debug)]
 pub enum FlushScope<'a> {
@@ -153,6 +162,12 @@ pub trait Platform: Sized + Send + Sync + 'static {
     /// Begins to load the cache line at `pointer`; a hint.
     fn prefetch(pointer: *const u8) {
         let _ = pointer;
+    }
+
+    /// The calling thread has opened or ended an update transaction: for checks in debug builds that it touches no user
+    /// memory in between, where a fault could wait for the thread's own mark.
+    fn transaction(edge: TransactionEdge) {
+        let _ = edge;
     }
 
     /// A named schedule point: nothing in normal builds.

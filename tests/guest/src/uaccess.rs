@@ -9,6 +9,7 @@ use kernel::memory::memory;
 use kernel::platform::Machine;
 use kernel::sched;
 use mm::{AddressSpace, MapRequest};
+use sync::{Abort, UpdateLock, update};
 
 /// Runs `f` inside a new address space.
 fn inside(f: impl FnOnce(&AddressSpace<Machine>)) {
@@ -109,6 +110,18 @@ ktest! {
             assert_eq!(uaccess::compare_exchange_u32(page, u32::MAX, 7), Ok(u32::MAX));
             assert_eq!(uaccess::load_u32(page), Ok(7));
             assert_eq!(uaccess::load_u32(page + 4), Ok(0));
+        });
+    }
+}
+
+ktest! {
+    panics fn user_memory_is_not_touched_inside_a_transaction() {
+        inside(|space| {
+            let page = space.mmap(MapRequest::anonymous(PAGE_SIZE, prot::READ | prot::WRITE)).expect("a mapping");
+            let lock = UpdateLock::new();
+            let _ = update(&lock, &memory().locks, &memory().counters, |_| {
+                uaccess::copy_out(page, &[1]).map_err(Abort::from)
+            });
         });
     }
 }

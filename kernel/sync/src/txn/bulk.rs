@@ -9,7 +9,7 @@ use abi::{Counter, Errno};
 use super::{Abort, Txn};
 use crate::fair::{FairRwLock, ReadGuard};
 use crate::primitive::{AtomicU64, Ordering, Padded, const_unless_loom, fence_named, weaken};
-use crate::{Counters, CpuId, CpuSet, Platform, VmaLocks};
+use crate::{Counters, CpuId, CpuSet, Platform, TransactionEdge, VmaLocks};
 
 /// The write lock of an address space, and the CPUs that run it.
 pub struct UpdateLock<P: Platform> {
@@ -80,9 +80,11 @@ pub fn update<P: Platform, T>(
 ) -> Result<T, Errno> {
     let _writer = space.lock.write();
     loop {
+        P::transaction(TransactionEdge::Opened);
         let mut txn = Txn::begin(space, locks, counters);
         let result = body(&mut txn);
         drop(txn);
+        P::transaction(TransactionEdge::Ended);
         match result {
             Ok(value) => return Ok(value),
             Err(Abort::Errno(errno)) => return Err(errno),
