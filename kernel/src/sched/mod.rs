@@ -30,12 +30,13 @@ mod user;
 
 use core::ptr::NonNull;
 
+use sync::park::{BeginPark, Enqueue};
 use sync::{CpuSet, ThreadId, TransactionEdge};
 
 use crate::arch::percpu::Cpu;
 use crate::arch::{cpu, percpu};
 use switch::{Leaving, current, schedule};
-use thread::{BeginPark, Enqueue, Thread};
+use thread::Thread;
 
 pub use idle::enter_idle;
 pub use join::KernelThread;
@@ -76,7 +77,7 @@ pub fn park(deadline_ns: Option<u64>) {
     debug_assert_eq!(cpu::interrupt_state(), sync::InterruptState::On, "park with interrupts off");
     let this = current();
     let state = cpu::interrupts_disable();
-    if this.begin_park() == BeginPark::Sleep {
+    if this.parking.begin_park() == BeginPark::Sleep {
         if let Some(deadline_ns) = deadline_ns {
             // Interrupts are off, so the deadline cannot pass on this CPU before the switch: no wake-up is lost even
             // if it has passed already.
@@ -87,7 +88,7 @@ pub fn park(deadline_ns: Option<u64>) {
         if deadline_ns.is_some() {
             sleep::remove(this);
         }
-        this.consume();
+        this.parking.consume();
     }
     cpu::interrupts_restore(state);
 }
@@ -99,7 +100,7 @@ pub fn park(deadline_ns: Option<u64>) {
 pub unsafe fn unpark(thread: ThreadId) {
     // SAFETY: it lives, says the caller.
     let thread = unsafe { Thread::from_id(thread) };
-    if thread.notify() == Enqueue::Caller {
+    if thread.parking.notify() == Enqueue::Caller {
         let state = cpu::interrupts_disable();
         runqueue::enqueue(NonNull::from(thread));
         cpu::interrupts_restore(state);

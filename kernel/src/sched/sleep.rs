@@ -12,10 +12,11 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::MAX_CPUS;
+use sync::park::Enqueue;
 use sync::{CpuId, SpinLock};
 
 use super::runqueue;
-use super::thread::{Enqueue, Thread};
+use super::thread::Thread;
 use crate::platform::Machine;
 
 /// A thread's place in a sleep list.
@@ -148,7 +149,7 @@ pub(super) fn expire(cpu: CpuId, now_ns: u64) -> usize {
         }
         list.remove(first);
         // SAFETY: the thread passes through this lock, which we hold, before it may end.
-        if unsafe { first.as_ref() }.notify() == Enqueue::Caller {
+        if unsafe { first.as_ref() }.parking.notify() == Enqueue::Caller {
             runqueue::enqueue(first);
         }
         woken += 1;

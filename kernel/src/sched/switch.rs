@@ -22,11 +22,12 @@ use core::sync::atomic::{Ordering, fence};
 use abi::{Counter, MAX_CPUS};
 use mm::AddressSpace;
 use sync::Platform;
+use sync::park::Enqueue;
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::FsBase;
 
 use super::runqueue;
-use super::thread::{Enqueue, Thread};
+use super::thread::Thread;
 use super::{spawn, tick};
 use crate::arch::context;
 use crate::arch::percpu::{self, Cpu};
@@ -165,7 +166,7 @@ pub(super) fn finish_switch() {
         Leaving::Runnable => runqueue::enqueue(thread),
         Leaving::Parking => {
             // SAFETY: until this compare-and-swap succeeds nobody else may run or end it.
-            if unsafe { thread.as_ref() }.end_switch() == Enqueue::Caller {
+            if unsafe { thread.as_ref() }.parking.end_switch() == Enqueue::Caller {
                 runqueue::enqueue(thread);
             }
         }

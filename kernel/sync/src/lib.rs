@@ -6,6 +6,7 @@
 //! | [`primitive`] | atomics: `core`'s, or loom's in models | this crate and `mm` |
 //! | [`alloc`] | allocation that can fail | everyone who allocates |
 //! | [`spin`] | the spin lock, interrupts off while held | everyone |
+//! | [`park`] | the word by which one thread sleeps and is woken | platforms |
 //! | [`wait`] | the wait queue: sleep until a condition holds | everyone who sleeps |
 //! | [`fair`] | the first-in-first-out reader-writer lock that sleeps | `txn`, long operations |
 //! | [`rcu`] | grace periods: when is a pointer that was unlinked no longer held? | tree nodes, VMAs, page tables |
@@ -30,6 +31,7 @@ pub mod counters;
 pub mod fair;
 pub mod futex;
 mod list;
+pub mod park;
 pub mod platform;
 pub mod primitive;
 pub mod rcu;
