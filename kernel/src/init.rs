@@ -1,28 +1,26 @@
 //! The kernel's main thread: does what the launcher asked for, checks the accounts, and ends the machine.
 //!
-//! `run` loads a program, waits for its end and then proves that **every frame came back**: once the process is gone,
-//! its threads are reaped and all grace periods are over, each owner must have exactly as many frames as before the
-//! program was loaded, and all owners, free and cached frames together must make up the whole memory.
+//! `run` loads a program, waits for its end and then proves that **every frame came back** ([`accounts`]).
 //!
 //! What goes wrong with the launcher's wishes is one line on the console and `REFUSED`; a wrong account is the list
 //! of owners and `CHECK_FAILED`. A program's own failure is neither: its status travels in a frame.
 
 use alloc::boxed::Box;
-use core::fmt::{self, Write};
+use core::fmt;
 
-use abi::exit::{CHECK_FAILED, DONE, REFUSED};
+use abi::exit::REFUSED;
 use abi::fw_cfg as names;
 use abi::wire::Kind;
 use abi::{Counter, MAX_CPUS};
 use linux::{ExitStatus, Loaded, System, UserRegs};
-use mm::{Owner, Usage};
+use mm::Owner;
 use sync::{Arc, CpuId, Platform};
 
 use crate::arch::paging;
 use crate::fw_cfg::{self, ReadError};
 use crate::memory::memory;
 use crate::platform::Machine;
-use crate::{clock, exit, ktest, sched, stack, stream};
+use crate::{accounts, clock, exit, ktest, stream};
 
 /// Why the kernel did not do what it was asked for.
 enum Refusal {
@@ -82,12 +80,12 @@ fn run() -> Result<u8, Refusal> {
         let process = start(&program, args, env.as_deref().unwrap_or_default())?;
         process.wait_exit()
     };
-    settle();
+    accounts::settle();
     if planted("leak-frame") {
         // The check below must catch it.
         core::mem::forget(memory().frames.alloc(Owner::Anon));
     }
-    let value = check_frames(&before, &memory().frames.usage());
+    let value = accounts::check(&before, &memory().frames.usage());
     if fw_cfg::read_small(names::STATS, &mut [0; 4]) == Some(b"1") {
         send_stats();
     }
@@ -113,56 +111,6 @@ fn start(program: &[u8], args: &[u8], env: &[u8]) -> Result<Arc<linux::Process<M
 /// As [`System::spawn`].
 pub fn start_thread(thread: Arc<linux::Thread<Machine>>, regs: &UserRegs) -> Result<(), abi::Errno> {
     Machine::spawn(thread.clone(), regs).inspect_err(|_| linux::thread_exit(&thread))
-}
-
-/// Waits until nothing of ended programs is left: their threads reaped, their deferred frees done, their kernel
-/// stacks given back.
-pub fn settle() {
-    sched::wait_all_reaped();
-    // Two, because what the first one's callbacks free may defer more.
-    memory().rcu.barrier();
-    memory().rcu.barrier();
-    stack::drain(sched::online());
-}
-
-/// Compares the accounts and sends them; returns what goes to the debug-exit port.
-fn check_frames(before: &Usage, after: &Usage) -> u8 {
-    let mut text = Text::new();
-    for &owner in Owner::ALL {
-        let _ = writeln!(text, "{} {} {}", owner.name(), before.owned_by(owner), after.owned_by(owner));
-    }
-    stream::send(Kind::Frames, text.bytes());
-    if same_frames(before, after) {
-        log::info!(
-            "frames: all {} accounted for ({} free, {} cached), as before the program",
-            after.total,
-            after.free,
-            after.cached
-        );
-        return DONE;
-    }
-    report_difference(before, after);
-    CHECK_FAILED
-}
-
-/// Whether every owner has what it had, and nothing is missing.
-pub fn same_frames(before: &Usage, after: &Usage) -> bool {
-    after.adds_up() && after.total == before.total && after.owned == before.owned
-}
-
-/// Says in the log which owners' counts differ.
-pub fn report_difference(before: &Usage, after: &Usage) {
-    for &owner in Owner::ALL {
-        let (had, has) = (before.owned_by(owner), after.owned_by(owner));
-        if had != has {
-            log::error!("frames: {} had {had} before and has {has} now", owner.name());
-        }
-    }
-    if !after.adds_up() {
-        let owned: u64 = after.owned.iter().sum();
-        let Usage { total, free, cached, .. } = *after;
-        log::error!("frames: {free} free, {cached} cached and {owned} owned do not make {total}");
-    }
 }
 
 /// Sends how the first process ended.
@@ -199,31 +147,4 @@ pub fn planted(name: &str) -> bool {
     let mut buffer = [0; 256];
     let Some(list) = fw_cfg::read_small(names::PLANT, &mut buffer) else { return false };
     list.split(|&byte| byte == 0).any(|entry| entry == name.as_bytes())
-}
-
-/// Text of a limited length, without memory.
-pub(crate) struct Text {
-    bytes: [u8; 512],
-    len: usize,
-}
-
-impl Text {
-    pub(crate) const fn new() -> Text {
-        Text { bytes: [0; 512], len: 0 }
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-}
-
-impl Write for Text {
-    /// What does not fit is cut off.
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = &mut self.bytes[self.len..];
-        let count = room.len().min(text.len());
-        room[..count].copy_from_slice(&text.as_bytes()[..count]);
-        self.len += count;
-        Ok(())
-    }
 }

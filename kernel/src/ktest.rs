@@ -15,12 +15,11 @@ use abi::fw_cfg as names;
 use abi::wire::Kind;
 use sync::{CpuId, Platform};
 
-use crate::fw_cfg;
-use crate::init::{self, Text};
 use crate::memory::memory;
 use crate::platform::Machine;
 use crate::sched::{self, KernelThread};
-use crate::stream;
+use crate::stream::{self, Text};
+use crate::{accounts, fw_cfg};
 
 /// How a test is meant to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +123,7 @@ pub fn run_requested() -> u8 {
     };
     let (mut passed, mut failed) = (0u32, 0u32);
     // What the first use of things keeps for good (caches, tables) is not a test's leak.
-    init::settle();
+    accounts::settle();
     for record in records().iter().filter(chosen) {
         if run(record) { passed += 1 } else { failed += 1 }
     }
@@ -142,14 +141,14 @@ fn run(record: &Record) -> bool {
     let begin_ns = Machine::now_ns();
     (record.run)();
     let took_ns = Machine::now_ns() - begin_ns;
-    init::settle();
+    accounts::settle();
     let after = memory().frames.usage();
     let mut passed = record.expect == Expect::Return;
     if !passed {
         note(format_args!("it returned, but should have panicked"));
     }
-    if !init::same_frames(&before, &after) {
-        init::report_difference(&before, &after);
+    if !accounts::same_frames(&before, &after) {
+        accounts::report_difference(&before, &after);
         note(format_args!("frames are missing or too many: see the console"));
         passed = false;
     }

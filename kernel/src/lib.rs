@@ -8,6 +8,7 @@
 //! | [`sched`] | threads |
 //! | [`platform`], [`system`] | the machine as `sync`, `mm` and `linux` see it |
 //! | [`init`], [`ktest`](mod@ktest) | what the kernel is booted for: running a program, or tests |
+//! | [`accounts`] | whether every page frame came back |
 //! | [`clock`], [`random`] | the wall clock, random bytes |
 //! | [`console`], [`log`], [`stream`], [`fw_cfg`] | talking to the launcher |
 //! | [`acpi`] | what the firmware says about CPUs and timers |
@@ -19,6 +20,7 @@
 
 extern crate alloc;
 
+pub mod accounts;
 pub mod acpi;
 pub mod arch;
 pub mod boot;

@@ -4,8 +4,10 @@
 //! standard input, into a ring of [`RING`] bytes. Input is polled ([`poll`]), by whoever waits for it and by the tick while somebody
 //! waits; when the ring is full, bytes stay in the port and the host waits.
 
-use abi::wire::{HEADER_LEN, Kind, MAGIC, MAX_PAYLOAD, header};
+use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
+
+use abi::wire::{HEADER_LEN, Kind, MAGIC, MAX_PAYLOAD, header};
 use lock_api::MutexGuard;
 use sync::{Platform, SpinLock};
 use uart_16550::backend::PioBackend;
@@ -184,4 +186,31 @@ pub fn read(buffer: &mut [u8]) -> usize {
         input.taken += 1;
     }
     count
+}
+
+/// Text for a frame, of a limited length and without memory.
+pub(crate) struct Text {
+    bytes: [u8; 512],
+    len: usize,
+}
+
+impl Text {
+    pub(crate) const fn new() -> Text {
+        Text { bytes: [0; 512], len: 0 }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl Write for Text {
+    /// What does not fit is cut off.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = &mut self.bytes[self.len..];
+        let count = room.len().min(text.len());
+        room[..count].copy_from_slice(&text.as_bytes()[..count]);
+        self.len += count;
+        Ok(())
+    }
 }

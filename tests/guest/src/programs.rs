@@ -6,10 +6,10 @@
 use core::arch::global_asm;
 
 use abi::flags::signal;
-use kernel::init;
 use kernel::ktest;
 use kernel::memory::memory;
 use kernel::platform::Machine;
+use kernel::{accounts, init};
 use linux::ExitStatus;
 use sync::alloc::try_box_slice;
 use sync::{Arc, Platform};
@@ -300,7 +300,7 @@ ktest! {
                 Ok(ExitStatus::Signalled(signal::SIGKILL)) | Err(()) => refused += 1,
                 Ok(other) => panic!("{other:?} after {successes} allocations"),
             }
-            init::settle();
+            accounts::settle();
         }
         assert!(refused > 5 && ran > 5, "{refused} refused, {ran} ran");
     }
