@@ -2,7 +2,7 @@
 //!
 //! Its threads reaped and all grace periods over ([`settle`]), each owner must have exactly as many frames as before the program
 //! was loaded, and all owners, free and cached frames together must make up the whole memory. Used after a program by
-//! [`init`](crate::init) and after each guest test by [`ktest`](crate::ktest).
+//! [`init`](crate::init) and after each guest test by [`ktest`](mod@crate::ktest).
 
 use core::fmt::Write;
 
