@@ -208,7 +208,8 @@ fn processes_come_and_go() {
         for cpu in 0..CPUS {
             scope.spawn(move || {
                 for round in 0..60 {
-                    let process = Process::new(machine);
+                    // On its own CPU: the caches of frames belong to one thread each.
+                    let process = machine.on_cpu(cpu, || Process::new(machine));
                     process.run_on(cpu, |user| {
                         for n in 0..16 {
                             let addr = BASE + n * 300 * P;

@@ -26,7 +26,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// An empty program on `machine`.
+    /// An empty program on `machine`. Made inside [`Machine::on_cpu`] if other threads play CPUs meanwhile: whoever is on no CPU
+    /// plays CPU 0.
     ///
     /// # Panics
     /// If the machine is out of memory.
