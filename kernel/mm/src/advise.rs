@@ -118,12 +118,7 @@ impl<P: Platform> AddressSpace<P> {
             ..old
         })?;
         let Some(draft) = change.draft else { return Ok(change.result) };
-        draft.check_count(self)?;
-        draft.mark(txn, &guard)?;
-        let mut edit = draft.build(self, txn)?;
-        drop(guard);
-        let settled = txn.settle()?;
-        edit.publish(txn, &settled, |_| ())?;
+        self.publish_change(txn, guard, draft)?;
         Ok(change.result)
     }
 }

@@ -71,12 +71,7 @@ impl<P: Platform> AddressSpace<P> {
         let guard = self.memory.rcu.read();
         let change = self.draft_change(&guard, range, Holes::Stop, &|old| Attributes { rights, ..old })?;
         let Some(draft) = change.draft else { return Ok(change.result) };
-        draft.check_count(self)?;
-        draft.mark(txn, &guard)?;
-        let mut edit = draft.build(self, txn)?;
-        drop(guard);
-        let settled = txn.settle()?;
-        edit.publish(txn, &settled, |_| ())?;
+        self.publish_change(txn, guard, draft)?;
         let mut gather = Gather::new(self);
         // SAFETY: all VMAs in the range are marked and settled by us.
         unsafe {
@@ -99,6 +94,21 @@ impl<P: Platform> AddressSpace<P> {
         };
         gather.finish();
         Ok(change.result)
+    }
+
+    /// Publishes what [`AddressSpace::draft_change`] drafted under `guard`: its VMAs are marked and settled from here on.
+    pub(crate) fn publish_change(
+        &self,
+        txn: &mut Txn<'_, P>,
+        guard: RcuGuard<'_, P>,
+        draft: Draft,
+    ) -> Result<(), Abort> {
+        draft.check_count(self)?;
+        draft.mark(txn, &guard)?;
+        let mut edit = draft.build(self, txn)?;
+        drop(guard);
+        let settled = txn.settle()?;
+        edit.publish(txn, &settled, |_| ())
     }
 
     /// A draft that gives every VMA in `range` the attributes `f` of its own, cut at the range's ends and joined with
