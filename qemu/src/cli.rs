@@ -42,6 +42,9 @@ pub struct MachineOptions {
     /// Show the kernel's log down to this level
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log: Option<Level>,
+    /// Boot a kernel without debug checks: for measuring
+    #[arg(long, global = true, conflicts_with = "kernel")]
+    pub release: bool,
     /// Boot this kernel, as cargo left it, instead of building one from the sources
     #[arg(long, global = true, value_name = "ELF", hide = true)]
     pub kernel: Option<PathBuf>,

@@ -19,8 +19,10 @@ use crate::workspace;
 /// What boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Image {
-    /// The kernel that runs programs.
+    /// The kernel that runs programs, with its debug checks.
     Kernel,
+    /// The same kernel without debug checks and schedule points: for measuring.
+    Release,
     /// The same kernel with the guest tests linked in.
     Guest,
 }
@@ -29,7 +31,24 @@ impl Image {
     /// The package, and its binary.
     fn package(self) -> &'static str {
         match self {
+            Image::Kernel | Image::Release => "kernel",
+            Image::Guest => "guest",
+        }
+    }
+
+    /// The profile of `Cargo.toml` that it is built with.
+    fn profile(self) -> &'static str {
+        match self {
+            Image::Kernel | Image::Guest => "kernel",
+            Image::Release => "kernel-release",
+        }
+    }
+
+    /// What its images are called. No name begins another one.
+    fn name(self) -> &'static str {
+        match self {
             Image::Kernel => "kernel",
+            Image::Release => "release",
             Image::Guest => "guest",
         }
     }
@@ -64,18 +83,18 @@ pub fn kernel_image(which: Image) -> Result<Built> {
         return Ok(image.clone());
     }
     let toolchain = Toolchain::choose()?;
-    let image = disk_image(which.package(), &kernel_elf(which, &toolchain)?, &toolchain)?;
+    let image = disk_image(which.name(), &kernel_elf(which, &toolchain)?, &toolchain)?;
     built.insert(which, image.clone());
     Ok(image)
 }
 
 fn kernel_elf(which: Image, toolchain: &Toolchain) -> Result<PathBuf> {
     let target = workspace::target(&toolchain.kernel_target())?;
-    let package = which.package();
+    let (package, profile) = (which.package(), which.profile());
     let mut cargo = toolchain.bare_metal_build()?;
-    cargo.args(["--package", package, "--profile", "kernel", "--target-dir"]).arg(&target);
-    nested::build(cargo, &format!("building the {package} with {}", toolchain.name()))?;
-    Ok(target.join(crate::toolchain::BARE_METAL).join("kernel").join(package))
+    cargo.args(["--package", package, "--profile", profile, "--target-dir"]).arg(&target);
+    nested::build(cargo, &format!("building the {package} (profile {profile}) with {}", toolchain.name()))?;
+    Ok(target.join(crate::toolchain::BARE_METAL).join(profile).join(package))
 }
 
 /// The disk image for `elf`, made by the `boot` package unless it stands there already.

@@ -55,6 +55,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
 /// What boots: built from the sources, or made from the kernel on the command line.
 fn image(options: &MachineOptions) -> Result<Built> {
     match &options.kernel {
+        None if options.release => kernel_image(Image::Release),
         None => kernel_image(Image::Kernel),
         Some(elf) => disk_image("other", elf, &Toolchain::choose()?),
     }
