@@ -42,6 +42,9 @@ pub struct MachineOptions {
     /// Show the kernel's log down to this level
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log: Option<Level>,
+    /// Where the kernel's and the program's random numbers come from: decimal, or hexadecimal with 0x
+    #[arg(long, global = true, value_name = "N", value_parser = seed)]
+    pub seed: Option<u64>,
     /// Boot a kernel without debug checks: for measuring
     #[arg(long, global = true, conflicts_with = "kernel")]
     pub release: bool,
@@ -67,6 +70,14 @@ impl MachineOptions {
     /// Longest time that the machine may run.
     pub fn time_limit(&self) -> Duration {
         Duration::from_secs(self.timeout.unwrap_or(60).into())
+    }
+}
+
+/// A seed, as people write it and as the launcher prints it.
+fn seed(text: &str) -> Result<u64, std::num::ParseIntError> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
     }
 }
 
@@ -203,6 +214,8 @@ mod tests {
             "--mem 65537",
             "--timeout 0",
             "--log loud",
+            "--seed 0xg",
+            "--seed -1",
             "--nope",
             "walk",
             "run",
@@ -212,6 +225,12 @@ mod tests {
             let Err(NoCommand::Wrong(text)) = cli(line) else { panic!("{line} passed") };
             assert!(!text.contains('\n') && !text.contains("error:"), "{line}: {text}");
         }
+    }
+
+    #[test]
+    fn seeds_are_decimal_or_hexadecimal() {
+        assert_eq!(cli("--seed 17").unwrap().machine.seed, Some(17));
+        assert_eq!(run("run --seed 0xFfffFfffFfffFfff ./p").0.seed, Some(u64::MAX));
     }
 
     #[test]

@@ -63,11 +63,14 @@ fn image(options: &MachineOptions) -> Result<Built> {
 
 /// A machine with what every command's options say about it.
 fn machine(image: &Built, options: &MachineOptions) -> Machine {
-    let machine = Machine::new(image)
+    let mut machine = Machine::new(image)
         .cpus(options.cpu_count())
         .mem_mib(options.mem_mib())
         .timeout(options.time_limit())
         .log(options.log.map_or("info", cli::Level::name));
+    if let Some(seed) = options.seed {
+        machine = machine.seed(seed);
+    }
     if options.plant.is_empty() {
         return machine;
     }

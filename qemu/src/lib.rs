@@ -8,6 +8,7 @@
 //! | [`programs`] | where are the project's own user programs? |
 //! | [`emulator`] | which QEMU, which firmware? |
 //! | [`machine`] | which machine is to be started? |
+//! | [`draws`] | which numbers follow from a seed? |
 //! | `session` | what does it say, and is it still alive? |
 //! | [`run`], [`status`] | what became of it? |
 //! | [`wire`], [`console`], [`stats`] | what do its bytes mean? |
@@ -29,6 +30,7 @@
 
 pub mod cli;
 pub mod console;
+pub mod draws;
 pub mod emulator;
 pub mod image;
 pub mod launch;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use abi::fw_cfg;
 use anyhow::{Context, Result};
 
+use crate::draws::Draws;
 use crate::emulator::{Emulator, Firmware};
 use crate::image::Built;
 use crate::nested::{answer, on_path};
@@ -126,6 +127,13 @@ impl Machine {
     /// Plants these faults on purpose: the checks must catch them.
     pub fn plant(self, names: &[&str]) -> Machine {
         self.file(fw_cfg::PLANT, nul_ended(names))
+    }
+
+    /// With random numbers that follow from `seed`: those that the kernel hands to programs.
+    pub fn seed(self, seed: u64) -> Machine {
+        let mut draws = Draws::new(seed);
+        let bytes = (0..4).flat_map(|_| draws.next().to_le_bytes()).collect();
+        self.file(fw_cfg::SEED, Payload::Bytes(bytes))
     }
 
     /// With something for the program to read.
