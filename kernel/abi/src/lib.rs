@@ -8,12 +8,14 @@
 //! | [`counter`] | the counters that every report shows | host tools |
 //! | [`wire`] | frames on the stream port | host tools |
 //! | [`fw_cfg`] | names of the files that the launcher hands to the kernel | host tools |
+//! | [`event`] | records of the per-CPU event rings | host tools |
 //! | [`exit`] | values written to the debug-exit port | host tools |
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod counter;
 pub mod errno;
+pub mod event;
 pub mod exit;
 pub mod flags;
 pub mod fw_cfg;

@@ -170,6 +170,13 @@ pub trait Platform: Sized + Send + Sync + 'static {
         let _ = edge;
     }
 
+    /// Something that a report about a machine gone wrong should show happened on this CPU; [`abi::event::Kind`] says what
+    /// the words mean. Callable anywhere, interrupt handlers included. Nothing by default.
+    #[inline]
+    fn event(kind: abi::event::Kind, a: u64, b: u64) {
+        let _ = (kind, a, b);
+    }
+
     /// A named schedule point: nothing in normal builds.
     fn point(name: &'static str) {
         let _ = name;
