@@ -6,6 +6,7 @@
 //! | [`nr`] | system-call numbers | programs |
 //! | [`flags`] | bits of memory calls, `clone`, futexes | programs |
 //! | [`counter`] | the counters that every report shows | host tools |
+//! | [`lock`] | lock classes in their order, and records of what is held | host tools |
 //! | [`wire`] | frames on the stream port | host tools |
 //! | [`fw_cfg`] | names of the files that the launcher hands to the kernel | host tools |
 //! | [`event`] | records of the per-CPU event rings | host tools |
@@ -13,12 +14,16 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod counter;
 pub mod errno;
 pub mod event;
 pub mod exit;
 pub mod flags;
 pub mod fw_cfg;
+pub mod lock;
 pub mod nr;
 pub mod wire;
 
