@@ -10,7 +10,11 @@ use sync::CpuId;
 
 use crate::arch::gdt::INTERRUPT_STACKS;
 use crate::arch::{apic, cpu, gdt, idt, paging, percpu, smp, timer};
+#[cfg(not(debug_assertions))]
+use crate::fw_cfg;
 use crate::memory::BootMemory;
+#[cfg(debug_assertions)]
+use crate::point;
 use crate::stack::Stack;
 use crate::{acpi, console, exit, log as kernel_log, memory, sched, stack, stream};
 
@@ -81,6 +85,7 @@ pub fn boot(info: &'static mut BootInfo, main: fn(u64)) -> ! {
     let frequencies = timer::calibrate(topology.pm_timer_port);
     log::info!("clock: TSC {} MHz, APIC timer {} MHz", frequencies.time_stamp_khz / 1000, frequencies.apic_khz / 1000);
 
+    schedule_points();
     sched::init_cpu(CpuId(0));
     percpu::set_online();
     match low {
@@ -109,6 +114,18 @@ fn own_page_tables(info: &BootInfo, boot_memory: &mut BootMemory) {
             pages.write / 256
         ),
         Err(address) => panic!("the kernel's page at {address:#x} is writable and executable, or open to programs"),
+    }
+}
+
+/// Reads what shall happen at schedule points, in a kernel that has them.
+fn schedule_points() {
+    #[cfg(debug_assertions)]
+    if point::init().is_err() {
+        refuse(format_args!("what was asked for at schedule points is not understood"));
+    }
+    #[cfg(not(debug_assertions))]
+    if fw_cfg::find(abi::fw_cfg::POINTS).is_some() {
+        refuse(format_args!("this kernel has no schedule points: it was built without debug checks"));
     }
 }
 

@@ -66,6 +66,8 @@ pub fn main(_: u64) {
         log::error!("{refusal}");
         REFUSED
     });
+    #[cfg(debug_assertions)]
+    crate::point::report();
     exit::exit(value)
 }
 

@@ -9,6 +9,7 @@
 //! | [`platform`], [`system`] | the machine as `sync`, `mm` and `linux` see it |
 //! | [`init`], [`ktest`](mod@ktest) | what the kernel is booted for: running a program, or tests |
 //! | [`accounts`] | whether every page frame came back |
+//! | `point` | delays and meetings at schedule points, in debug builds |
 //! | [`clock`], [`random`] | the wall clock, random bytes |
 //! | [`console`], [`log`], [`stream`], [`fw_cfg`] | talking to the launcher |
 //! | [`acpi`] | what the firmware says about CPUs and timers |
@@ -35,6 +36,8 @@ pub mod log;
 pub mod memory;
 pub mod panic;
 pub mod platform;
+#[cfg(debug_assertions)]
+pub mod point;
 pub mod random;
 pub mod sched;
 pub mod stack;

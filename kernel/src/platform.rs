@@ -74,6 +74,12 @@ impl Platform for Machine {
         ipi::nudge(cpus);
     }
 
+    #[cfg(debug_assertions)]
+    #[inline]
+    fn point(point: sync::Point) {
+        crate::point::pass(point);
+    }
+
     #[inline]
     fn prefetch(pointer: *const u8) {
         // SAFETY: SSE's prefetch is part of x86_64 and a hint: it touches no register and never faults.

@@ -48,6 +48,9 @@ pub struct MachineOptions {
     /// Boot a kernel without debug checks: for measuring
     #[arg(long, global = true, conflicts_with = "kernel")]
     pub release: bool,
+    /// What happens at schedule points, such as `seed=7;*=delay:50:1/16`, or `list` for their names
+    #[arg(long, global = true, value_name = "SPEC", conflicts_with = "release")]
+    pub points: Option<String>,
     /// Boot this kernel, as cargo left it, instead of building one from the sources
     #[arg(long, global = true, value_name = "ELF", hide = true)]
     pub kernel: Option<PathBuf>,
@@ -60,6 +63,16 @@ impl MachineOptions {
     /// MiB of memory, asked for or by default.
     pub fn mem_mib(&self) -> u32 {
         self.mem.unwrap_or(512)
+    }
+
+    /// What is wrong with what was asked for at schedule points, if anything is.
+    pub fn bad_points(&self) -> Option<String> {
+        let text = self.points.as_deref()?;
+        if text.len() > abi::point::SPEC_MAX {
+            return Some(format!("longer than {} bytes", abi::point::SPEC_MAX));
+        }
+        let bad = abi::point::rules(text).find_map(Result::err)?;
+        Some(format!("{bad} (--points list names them)"))
     }
 
     /// CPUs, asked for or by default.

@@ -35,6 +35,14 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
         }
     };
     let Cli { machine, verb } = cli;
+    if machine.points.as_deref() == Some("list") {
+        abi::Point::all().for_each(|point| println!("{:<20} {}", point.name(), point.about()));
+        return 0;
+    }
+    if let Some(why) = machine.bad_points() {
+        say(format_args!("--points: {why}"));
+        return status::BAD_INPUT;
+    }
     let result = match verb {
         None => demonstrate(&machine),
         Some(Verb::Run(options)) => run_program(&machine, &options),
@@ -70,6 +78,9 @@ fn machine(image: &Built, options: &MachineOptions) -> Machine {
         .log(options.log.map_or("info", cli::Level::name));
     if let Some(seed) = options.seed {
         machine = machine.seed(seed);
+    }
+    if let Some(rules) = &options.points {
+        machine = machine.points(rules);
     }
     if options.plant.is_empty() {
         return machine;

@@ -136,6 +136,11 @@ impl Machine {
         self.file(fw_cfg::SEED, Payload::Bytes(bytes))
     }
 
+    /// With delays and meetings at the kernel's schedule points: a text for [`abi::point::rules`].
+    pub fn points(self, rules: &str) -> Machine {
+        self.file(fw_cfg::POINTS, Payload::Bytes(rules.as_bytes().to_vec()))
+    }
+
     /// With something for the program to read.
     pub fn stdin(mut self, stdin: Stdin) -> Machine {
         self.stdin = stdin;

@@ -18,5 +18,7 @@ pub const STATS: &str = "opt/tessera/stats";
 pub const TESTS: &str = "opt/tessera/tests";
 /// Names of faults to plant on purpose, each ended by a NUL byte (`leak-frame`, ...): the checks must catch them.
 pub const PLANT: &str = "opt/tessera/plant";
+/// What happens at schedule points, in debug builds: see [`crate::point`].
+pub const POINTS: &str = "opt/tessera/points";
 /// 32 bytes that seed the kernel's random numbers; absent: the CPU's time stamp.
 pub const SEED: &str = "opt/tessera/seed";

@@ -1,4 +1,4 @@
-//! Numbers and layouts that the kernel shares with programs and with the host's tools. No dependencies, no code that runs.
+//! Numbers and layouts that the kernel shares with programs and with the host's tools. No dependencies, and no code that does anything.
 //!
 //! | module | what it names | shared with |
 //! |---|---|---|
@@ -8,6 +8,7 @@
 //! | [`counter`] | the counters that every report shows | host tools |
 //! | [`lock`] | lock classes in their order, and records of what is held | host tools |
 //! | [`wire`] | frames on the stream port | host tools |
+//! | [`point`](mod@point) | schedule points, and the text that says what happens at them | host tools |
 //! | [`fw_cfg`] | names of the files that the launcher hands to the kernel | host tools |
 //! | [`event`] | records of the per-CPU event rings | host tools |
 //! | [`exit`] | values written to the debug-exit port | host tools |
@@ -25,10 +26,12 @@ pub mod flags;
 pub mod fw_cfg;
 pub mod lock;
 pub mod nr;
+pub mod point;
 pub mod wire;
 
 pub use counter::Counter;
 pub use errno::Errno;
+pub use point::Point;
 
 /// Size of a page and of a page frame, in bytes.
 pub const PAGE_SIZE: u64 = 4096;

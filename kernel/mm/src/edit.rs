@@ -14,7 +14,7 @@
 use core::ops::Range;
 
 use abi::Errno;
-use sync::{Abort, AllocError, Platform, RcuGuard, Settled, Txn};
+use sync::{Abort, AllocError, Platform, RcuGuard, Settled, Txn, point};
 
 use crate::{
     few::Few,
@@ -105,7 +105,7 @@ impl Draft {
             let vma = unsafe { item.value.get() };
             txn.mark(vma.lock(), vma.range())?;
         }
-        P::point("after-mark");
+        point!(P, "after-mark");
         Ok(())
     }
 
@@ -194,7 +194,7 @@ impl<P: Platform> Edit<'_, P> {
         settled: &Settled<'_>,
         then: impl FnOnce(&mut Section<'_, P, VmaRef>),
     ) -> Result<(), Abort> {
-        P::point("before-publish");
+        point!(P, "before-publish");
         let mut section = self.space.tree.publish();
         if !section.overlapping(self.range.clone()).eq(self.old.iter().map(|(item, _)| *item)) {
             return Err(Abort::Restart);
@@ -210,7 +210,7 @@ impl<P: Platform> Edit<'_, P> {
         self.stage = Stage::Published;
         then(&mut section);
         drop(section);
-        P::point("after-publish");
+        point!(P, "after-publish");
         for item in self.leaving() {
             // SAFETY: detached and out of the tree, just now.
             unsafe { item.value.free_after_grace(&self.space.memory.rcu) };

@@ -14,7 +14,7 @@
 //! Called by the kernel's trap handler, and by its user-copy's.
 
 use abi::{Counter, USER_END};
-use sync::{Abort, InterruptGuard, InterruptState, Mark, Platform, ReadRefused, Txn};
+use sync::{Abort, InterruptGuard, InterruptState, Mark, Platform, ReadRefused, Txn, point};
 
 use crate::{
     addr::page_floor,
@@ -97,6 +97,7 @@ impl<P: Platform> AddressSpace<P> {
             memory.counters.bump(Counter::FaultMiss);
             return Fast::Unsure;
         };
+        point!(P, "fault-found");
         // SAFETY: found under `guard`.
         let vma = unsafe { item.value.get() };
         match vma.lock().read(&section, &memory.locks, &memory.counters) {
@@ -114,7 +115,7 @@ impl<P: Platform> AddressSpace<P> {
         if vma.kind() != Kind::Anonymous || !vma.attributes().rights.allow(access) {
             return Fast::Unsure;
         }
-        P::point("fault-locked");
+        point!(P, "fault-locked");
         // SAFETY: `vma` is read-locked as long as `section` lives.
         match unsafe { self.serve(page, access, vma.attributes().rights) } {
             Ok(served) => Fast::Served(served),
@@ -156,6 +157,7 @@ impl<P: Platform> AddressSpace<P> {
         txn.mark(vma.lock(), vma.range())?;
         drop(guard);
         let _settled = txn.settle()?;
+        point!(P, "fallback-settled");
         if self.tree.find(&self.memory.rcu.read(), page) != Some(item) {
             return Err(Abort::Restart);
         }
@@ -173,7 +175,7 @@ impl<P: Platform> AddressSpace<P> {
         loop {
             if present.is_empty() {
                 let frame = self.memory.frames.alloc_zeroed(Owner::Anon)?;
-                P::point("before-install");
+                point!(P, "before-install");
                 match cell.compare_exchange(Entry::EMPTY, Entry::page(frame.phys(), rights)) {
                     Ok(()) => {
                         frame.into_raw();

@@ -9,7 +9,7 @@
 
 use abi::Counter;
 use arrayvec::ArrayVec;
-use sync::{FlushRequest, FlushScope, Platform};
+use sync::{FlushRequest, FlushScope, Platform, point};
 
 use crate::{
     frame::{Frame, FrameList},
@@ -87,9 +87,9 @@ impl<'a, P: Platform> Gather<'a, P> {
 
     /// Flushes, waits for all acknowledgements, frees.
     pub(crate) fn finish(mut self) {
-        P::point("before-flush");
+        point!(P, "before-flush");
         self.flush();
-        P::point("after-flush");
+        point!(P, "after-flush");
         while let Some((frame, _)) = self.frames.pop() {
             drop(frame);
         }

@@ -4,7 +4,7 @@
 //! asks nobody's rights.
 
 use abi::Errno;
-use sync::Platform;
+use sync::{Platform, point};
 
 use crate::{
     addr::{PAGE_SIZE, page_floor},
@@ -33,6 +33,7 @@ impl<P: Platform> AddressSpace<P> {
                     .map_err(|OutOfMemory| Errno::ENOMEM)?;
                 // SAFETY: as above.
                 let window = unsafe { self.tables.window(at) }.ok_or(Errno::EFAULT)?;
+                point!(P, "page-copying");
                 // SAFETY: `chunk` ends within the page, and the VMA is locked, so nobody frees it. If the program runs
                 // already, it sees a plain store of another thread.
                 unsafe { window.copy_from_nonoverlapping(chunk.as_ptr(), chunk.len()) };

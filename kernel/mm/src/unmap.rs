@@ -11,7 +11,7 @@
 //! 6. the tombstone leaves the tree, and the transaction ends.
 
 use abi::{Errno, USER_END};
-use sync::{Abort, AllocError, Platform, RcuGuard, Settled, Txn};
+use sync::{Abort, AllocError, Platform, RcuGuard, Settled, Txn, point};
 
 use crate::{
     addr::{PageRange, is_page_aligned, page_ceil},
@@ -68,6 +68,7 @@ impl<P: Platform> AddressSpace<P> {
         drop(guard);
         let settled = txn.settle()?;
         self.bury(txn, &settled, burial, range, Tables::Unlink)?;
+        point!(P, "tombstone-clearing");
         clearance.publish(txn, &settled, |_| ()).expect("nobody else touches a live tombstone");
         Ok(())
     }
@@ -117,12 +118,14 @@ impl<P: Platform> AddressSpace<P> {
         burial.publish(txn, settled, |section| {
             if tables == Tables::Unlink {
                 self.unlink_tables(section, range, &mut unlinked);
+                point!(P, "table-unlinked");
             }
         })?;
         let mut gather = Gather::new(self);
         gather.take_tables(&mut unlinked);
         // SAFETY: the range is our settled tombstone.
         unsafe { self.tables.visit(range.range(), &mut |addr, cell| gather.take_page(addr, cell.take())) };
+        point!(P, "entries-taken");
         gather.finish();
         Ok(())
     }

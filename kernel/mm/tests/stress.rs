@@ -14,6 +14,7 @@ use mm::{
     FaultError, MMAP_BASE, MapRequest, PAGE_SIZE,
     testing::{Machine, Process, User},
 };
+use sync::testing::{run_seed, shaken};
 
 const RW: u32 = prot::READ | prot::WRITE;
 const CPUS: u32 = 4;
@@ -163,6 +164,7 @@ fn rounds() -> u64 {
 
 #[test]
 fn four_cpus_share_an_address_space() {
+    let seed = run_seed();
     let machine = Machine::new(8192);
     let before = machine.usage();
     let process = Process::new(machine);
@@ -171,11 +173,12 @@ fn four_cpus_share_an_address_space() {
         for cpu in 0..CPUS {
             let process = &process;
             scope.spawn(move || {
+                let cpu_seed = u64::from(cpu) + 1;
                 process.run_on(cpu, |user| {
-                    let random = Random(0x9e37_79b9_7f4a_7c15 ^ (u64::from(cpu) + 1));
+                    let random = Random(seed.rotate_left(7) ^ 0x9e37_79b9_7f4a_7c15 ^ cpu_seed);
                     let pages = [None; (CHUNK * CHUNKS) as usize];
                     let mut worker = Worker { process, user, cpu: u64::from(cpu), random, pages };
-                    (0..rounds()).for_each(|_| worker.step());
+                    shaken(seed, cpu_seed, || (0..rounds()).for_each(|_| worker.step()));
                 });
             });
         }
@@ -202,11 +205,12 @@ fn four_cpus_share_an_address_space() {
 /// Processes that live and die on all CPUs at once, each alone in its address space.
 #[test]
 fn processes_come_and_go() {
+    let seed = run_seed();
     let machine = Machine::new(16384);
     let before = machine.usage();
     thread::scope(|scope| {
         for cpu in 0..CPUS {
-            scope.spawn(move || {
+            let rounds = move || {
                 for round in 0..60 {
                     // On its own CPU: the caches of frames belong to one thread each.
                     let process = machine.on_cpu(cpu, || Process::new(machine));
@@ -222,7 +226,8 @@ fn processes_come_and_go() {
                     });
                     machine.on_cpu(cpu, || drop(process));
                 }
-            });
+            };
+            scope.spawn(move || shaken(seed, cpu.into(), rounds));
         }
     });
     for cpu in 0..CPUS {

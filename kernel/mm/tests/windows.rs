@@ -14,8 +14,9 @@ use abi::{
 };
 use mm::{
     FaultError, MapRequest, PAGE_SIZE,
-    testing::{Machine, Process, User, at_point},
+    testing::{Machine, Process, User},
 };
+use sync::testing::at_point;
 
 const RW: u32 = prot::READ | prot::WRITE;
 const BASE: u64 = 0x10_0000_0000;

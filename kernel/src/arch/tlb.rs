@@ -27,7 +27,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
 use abi::{Counter, MAX_CPUS};
-use sync::{CpuId, CpuSet, FlushRequest, FlushScope, InterruptGuard};
+use sync::{CpuId, CpuSet, FlushRequest, FlushScope, InterruptGuard, point};
 
 use super::{cpu, idt, ipi, percpu};
 use crate::platform::Machine;
@@ -135,6 +135,7 @@ fn serve_inbox(inbox: &AtomicU64) {
                 flush_pages(unsafe { core::slice::from_raw_parts(pages, count) });
             }
         }
+        point!(Machine, "flush-acknowledging");
         crate::memory::count(Counter::IpiFlush, 1);
         request.pending.fetch_and(!me.bit().0, Ordering::Release);
     }

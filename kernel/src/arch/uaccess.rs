@@ -11,15 +11,17 @@
 use core::arch::naked_asm;
 
 use abi::{Errno, USER_END};
-use sync::InterruptState;
+use sync::{InterruptState, point};
 
 use super::cpu;
+use crate::platform::Machine;
 use crate::sched;
 
 /// Checks that `len` bytes at `user` lie in the user half, and in debug builds that the caller may sleep.
 fn check(user: u64, len: usize) -> Result<(), Errno> {
     debug_assert_eq!(cpu::interrupt_state(), InterruptState::On, "user memory touched where a fault cannot be served");
     debug_assert!(!sched::in_transaction(), "user memory touched inside an update transaction");
+    point!(Machine, "user-copying");
     match user.checked_add(len as u64) {
         Some(end) if end <= USER_END => Ok(()),
         _ => Err(Errno::EFAULT),

@@ -31,10 +31,11 @@ mod user;
 use core::ptr::NonNull;
 
 use sync::park::{BeginPark, Enqueue};
-use sync::{CpuSet, ThreadId, TransactionEdge};
+use sync::{CpuSet, ThreadId, TransactionEdge, point};
 
 use crate::arch::percpu::Cpu;
 use crate::arch::{cpu, percpu};
+use crate::platform::Machine;
 use switch::{Leaving, current, schedule};
 use thread::Thread;
 
@@ -100,6 +101,7 @@ pub fn park(deadline_ns: Option<u64>) {
 pub unsafe fn unpark(thread: ThreadId) {
     // SAFETY: it lives, says the caller.
     let thread = unsafe { Thread::from_id(thread) };
+    point!(Machine, "park-notifying");
     if thread.parking.notify() == Enqueue::Caller {
         let state = cpu::interrupts_disable();
         runqueue::enqueue(NonNull::from(thread));

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::Errno;
 use sync::alloc::try_box;
-use sync::{Arc, CpuId, CpuSet, Interruptible, Platform, RcuHead, WaitQueue};
+use sync::{Arc, CpuId, CpuSet, Interruptible, Platform, RcuHead, WaitQueue, point};
 use x86_64::instructions::interrupts;
 
 use super::join::{Join, KernelThread};
@@ -129,6 +129,7 @@ pub(super) fn exit() -> ! {
         join.end();
     }
     let _ = cpu::interrupts_disable();
+    point!(Machine, "thread-ending");
     schedule(Leaving::Ended);
     unreachable!("an ended thread ran again")
 }
@@ -152,6 +153,7 @@ pub(super) fn drop_user() {
 
 /// Frees what is left of an ended thread, from the stack of the next one, interrupts off.
 pub(super) fn reap(thread: NonNull<Thread>) {
+    point!(Machine, "thread-reaping");
     // SAFETY: this CPU has left its stack, and an ended thread is in no queue: it is ours.
     let this = unsafe { thread.as_ref() };
     // SAFETY: as above.

@@ -21,8 +21,8 @@ use core::sync::atomic::{Ordering, fence};
 
 use abi::{Counter, MAX_CPUS};
 use mm::AddressSpace;
-use sync::Platform;
 use sync::park::Enqueue;
+use sync::{Platform, point};
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::FsBase;
 
@@ -165,6 +165,7 @@ pub(super) fn finish_switch() {
     match leaving {
         Leaving::Runnable => runqueue::enqueue(thread),
         Leaving::Parking => {
+            point!(Machine, "park-saved");
             // SAFETY: until this compare-and-swap succeeds nobody else may run or end it.
             if unsafe { thread.as_ref() }.parking.end_switch() == Enqueue::Caller {
                 runqueue::enqueue(thread);
@@ -184,6 +185,7 @@ fn enter_space(space: &AddressSpace<Machine>) {
     }
     // Own bit and full fence, before any translation of the space can get into this CPU's TLB.
     space.join();
+    point!(Machine, "root-loading");
     // SAFETY: a live address space's root has the kernel's upper half; it stays loaded only while it lives
     // (`Local::space`).
     unsafe { cpu::load_root(space.root()) };

@@ -13,7 +13,7 @@ use core::ptr::NonNull;
 use crate::list::{List, Node};
 use crate::primitive::const_unless_loom;
 use crate::spin::{SpinLock, spin_lock};
-use crate::{Platform, ThreadId};
+use crate::{Platform, ThreadId, point};
 
 /// A fair sleeping reader-writer lock. It guards no data of its own; see [`crate::UpdateLock`].
 pub struct FairRwLock<P: Platform> {
@@ -107,6 +107,7 @@ impl<P: Platform> FairRwLock<P> {
         // SAFETY: the node is ours, and in this queue or none.
         while unsafe { state.queue.is_linked(node) } {
             drop(state);
+            point!(P, "lock-parking");
             P::park(None);
             state = self.state.lock();
         }
@@ -119,6 +120,7 @@ impl<P: Platform> FairRwLock<P> {
             Kind::Reader => state.readers -= 1,
             Kind::Writer => state.writers -= 1,
         }
+        point!(P, "lock-handing-over");
         state.hand_over::<P>();
     }
 }

@@ -20,7 +20,7 @@ use abi::Errno;
 use crate::list::{List, Node};
 use crate::primitive::{AtomicUsize, FUTEX_BUCKETS, Ordering, array_of, const_unless_loom, mutant};
 use crate::spin::{SpinGuard, SpinLock, spin_lock};
-use crate::{Platform, ThreadId};
+use crate::{Platform, ThreadId, point};
 
 /// Which word: an address in an address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,9 +92,11 @@ impl<P: Platform> FutexTable<P> {
         let node = NonNull::from(&mut node);
         loop {
             let noted = self.buckets[home].lock().wakes;
+            point!(P, "futex-noted");
             if !check()? {
                 return Err(Errno::EAGAIN);
             }
+            point!(P, "futex-checked");
             let mut entry = self.buckets[home].lock();
             if entry.wakes == noted || mutant("futex-no-recheck") {
                 // SAFETY: the node is in no list; `sleep` returns only when it is out of all.
@@ -127,6 +129,7 @@ impl<P: Platform> FutexTable<P> {
                     return Err(error);
                 }
             }
+            point!(P, "futex-parking");
             P::park(deadline_ns);
         }
     }
@@ -148,6 +151,7 @@ impl<P: Platform> FutexTable<P> {
     /// Wakes up to `count` threads that sleep on `key` with a bitset that meets `bitset`, longest waiting first.
     /// Returns how many.
     pub fn wake(&self, key: FutexKey, count: usize, bitset: u32) -> usize {
+        point!(P, "futex-waking");
         let mut bucket = self.buckets[key.bucket()].lock();
         bucket.wakes += 1;
         bucket.wake::<P>(key, count, bitset)

@@ -3,6 +3,7 @@
 //! | module | what it is | who uses it |
 //! |---|---|---|
 //! | [`platform`] | what the machine must offer | everyone, as `P: Platform` |
+//! | [`point`](mod@point) | named places where a race lives | everyone |
 //! | [`primitive`] | atomics: `core`'s, or loom's in models | this crate and `mm` |
 //! | [`alloc`] | allocation that can fail | everyone who allocates |
 //! | [`spin`] | the spin lock, interrupts off while held | everyone |
@@ -33,6 +34,7 @@ pub mod futex;
 mod list;
 pub mod park;
 pub mod platform;
+pub mod point;
 pub mod primitive;
 pub mod rcu;
 pub mod spin;
@@ -42,6 +44,7 @@ pub mod txn;
 pub mod vma_lock;
 pub mod wait;
 
+pub use abi::Point;
 pub use alloc::{AllocError, Arc};
 pub use counters::Counters;
 pub use fair::FairRwLock;

@@ -4,6 +4,8 @@
 //! functions of one type parameter `P: Platform`, implemented by the kernel for the real machine and by
 //! `sync::testing` for threads on the host that play CPUs.
 
+use abi::Point;
+
 /// Index of a CPU: `0..P::cpu_count()`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CpuId(pub u32);
@@ -177,8 +179,9 @@ pub trait Platform: Sized + Send + Sync + 'static {
         let _ = (kind, a, b);
     }
 
-    /// A named schedule point: nothing in normal builds.
-    fn point(name: &'static str) {
-        let _ = name;
+    /// The caller passes a schedule point ([`crate::point!`]). May take a while, but ends by itself, never sleeps, and
+    /// serves TLB flush requests as [`Platform::relax`] does. Not called in builds without debug assertions.
+    fn point(point: Point) {
+        let _ = point;
     }
 }

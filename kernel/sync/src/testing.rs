@@ -10,7 +10,11 @@
 
 use core::cell::Cell;
 
-use crate::{CpuId, CpuSet, FlushRequest, InterruptState, Platform, ThreadId};
+use crate::{CpuId, CpuSet, FlushRequest, InterruptState, Platform, Point, ThreadId};
+
+mod point;
+
+pub use point::{at_point, run_seed, shaken};
 
 /// How many CPUs [`Host`] has.
 #[cfg(not(loom))]
@@ -32,13 +36,11 @@ pub struct Hooks {
     pub relax: fn(),
     /// [`Platform::nudge`].
     pub nudge: fn(CpuSet),
-    /// [`Platform::point`].
-    pub point: fn(&'static str),
 }
 
 impl Hooks {
     /// Nothing more than [`Host`] itself does.
-    pub const NONE: Hooks = Hooks { shootdown: |_| 0, relax: || {}, nudge: |_| {}, point: |_| {} };
+    pub const NONE: Hooks = Hooks { shootdown: |_| 0, relax: || {}, nudge: |_| {} };
 }
 
 static HOOKS: std::sync::OnceLock<Hooks> = std::sync::OnceLock::new();
@@ -181,8 +183,8 @@ impl Platform for Host {
         (hooks().nudge)(cpus);
     }
 
-    fn point(name: &'static str) {
-        (hooks().point)(name);
+    fn point(point: Point) {
+        point::pass(point);
     }
 }
 

@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 use crate::list::{List, Node};
 use crate::primitive::{AtomicUsize, Ordering, const_unless_loom, fence_named};
 use crate::spin::{SpinLock, spin_lock};
-use crate::{Platform, ThreadId};
+use crate::{Platform, ThreadId, point};
 
 /// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,7 @@ impl<P: Platform> WaitQueue<P> {
         let node = NonNull::from(&mut node);
         loop {
             self.enter(node);
+            point!(P, "wait-entered");
             // Between entering the queue and looking at the condition: see the module's first paragraph.
             fence_named("wait-waiter-fence");
             let ended = if condition() {
@@ -82,6 +83,7 @@ impl<P: Platform> WaitQueue<P> {
                 self.leave(node);
                 return why;
             }
+            point!(P, "wait-parking");
             P::park(deadline_ns);
         }
     }
@@ -100,6 +102,7 @@ impl<P: Platform> WaitQueue<P> {
 
     /// As `wake_*`, for a caller that made the condition true and then passed a full fence.
     pub(crate) fn wake_fenced(&self, count: usize) -> usize {
+        point!(P, "wait-waking");
         // Relaxed: ordered by the fence. Not 0 only sends us to the lock, where the truth is.
         if self.waiting.load(Ordering::Relaxed) == 0 {
             return 0;

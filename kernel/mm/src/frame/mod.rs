@@ -26,7 +26,7 @@ use core::{
 };
 
 use abi::MAX_CPUS;
-use sync::{InterruptGuard, Platform, Rcu, RcuHead, SpinLock};
+use sync::{InterruptGuard, Platform, Rcu, RcuHead, SpinLock, point};
 
 pub(crate) use self::list::FrameList;
 pub use self::{
@@ -392,6 +392,7 @@ impl<P: Platform> Drop for Frame<P> {
         if meta.refs().load(Ordering::Acquire) != 1 && meta.refs().fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
+        point!(P, "frame-freeing");
         let order = meta.order();
         if cfg!(debug_assertions) {
             // SAFETY: the last handle owns these bytes.

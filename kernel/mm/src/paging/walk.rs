@@ -14,7 +14,7 @@
 
 use core::ops::Range;
 
-use sync::Platform;
+use sync::{Platform, point};
 
 use super::entry::{Entry, EntryCell};
 use crate::{
@@ -114,6 +114,7 @@ impl<P: Platform> PageTables<P> {
         }
         let frame = self.frames.alloc_zeroed(Owner::PageTable)?;
         let phys = frame.phys();
+        point!(P, "before-table");
         match entry.compare_exchange(Entry::EMPTY, Entry::table(phys)) {
             Ok(()) => Ok(frame.into_raw()),
             // Another CPU was first. `frame` goes back here.

@@ -10,10 +10,6 @@
 mod process;
 mod tlb;
 
-use core::{
-    cell::{Cell, RefCell},
-    time::Duration,
-};
 use std::{alloc::Layout, boxed::Box};
 
 use sync::{
@@ -29,44 +25,6 @@ use crate::{
     paging::new_kernel_root,
 };
 
-std::thread_local! {
-    static STEPS: Cell<u32> = const { Cell::new(1) };
-}
-
-/// Where to act, and how.
-type Plan = (&'static str, Box<dyn FnOnce()>);
-
-std::thread_local! {
-    static PLAN: RefCell<Option<Plan>> = const { RefCell::new(None) };
-}
-
-/// Runs `body`; the first time that this thread comes by the schedule point `name` inside it, `act` runs there. For tests
-/// that want another thread to do something right then.
-///
-/// # Panics
-/// If the thread never came by: the test would test nothing.
-pub fn at_point<R>(name: &'static str, act: impl FnOnce() + 'static, body: impl FnOnce() -> R) -> R {
-    PLAN.set(Some((name, Box::new(act))));
-    let result = body();
-    assert!(PLAN.take().is_none(), "{name} was not passed");
-    result
-}
-
-/// A schedule point: a planned act, or now and then another thread goes first, or even gets a while.
-fn schedule(name: &'static str) {
-    let planned = PLAN.with_borrow_mut(|plan| plan.take_if(|(planned, _)| *planned == name));
-    if let Some((_, act)) = planned {
-        return act();
-    }
-    let step = STEPS.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-    STEPS.set(step);
-    match step >> 24 {
-        0 => std::thread::sleep(Duration::from_micros(50)),
-        1..16 => std::thread::yield_now(),
-        _ => {}
-    }
-}
-
 /// A machine's memory. Machines live for ever: make few, and many processes.
 pub struct Machine {
     /// What the kernel knows of it.
@@ -81,7 +39,7 @@ impl Machine {
     /// # Panics
     /// If the host has no memory, or `frames` is too few for the metadata.
     pub fn new(frames: usize) -> &'static Machine {
-        set_hooks(Hooks { shootdown: tlb::shootdown, point: schedule, ..Hooks::NONE });
+        set_hooks(Hooks { shootdown: tlb::shootdown, ..Hooks::NONE });
         let bytes = frames * PAGE_SIZE as usize;
         let layout = Layout::from_size_align(bytes, 2 << 20).expect("a reasonable size");
         // SAFETY: the size is not 0.

@@ -98,6 +98,8 @@ thorough_integer!(AtomicU32, u32);
 thorough_integer!(AtomicU64, u64);
 thorough_integer!(AtomicUsize, usize);
 
+/// No schedule points: loom switches at every access.
+pub const POINTS: bool = false;
 /// Most CPUs in a model.
 pub const MAX_CPUS: usize = 3;
 /// Sequence cells in a model.

@@ -26,6 +26,8 @@ impl<T> UnsafeCell<T> {
     }
 }
 
+/// Whether schedule points ([`crate::point!`]) are compiled in.
+pub const POINTS: bool = cfg!(any(debug_assertions, feature = "testing"));
 /// Most CPUs.
 pub const MAX_CPUS: usize = abi::MAX_CPUS;
 /// Sequence cells, hence running transactions at one time.

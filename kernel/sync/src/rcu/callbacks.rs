@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 
 use super::Rcu;
 use crate::primitive::{AtomicUsize, MAX_CPUS, Ordering, UnsafeCell, weaken};
-use crate::{CpuId, Platform};
+use crate::{CpuId, Platform, point};
 
 /// What frees the object that contains the head.
 pub(super) type Callback = unsafe fn(NonNull<RcuHead>);
@@ -173,6 +173,7 @@ impl<P: Platform> Rcu<P> {
     /// The object that contains `head` is unlinked: no read section that begins after this call can find it. `head` stays
     /// valid and untouched until the callback, which may free the object, must not sleep, and is allowed to run on any CPU.
     pub unsafe fn defer(&self, head: NonNull<RcuHead>, callback: unsafe fn(NonNull<RcuHead>)) {
+        point!(P, "rcu-deferring");
         self.enqueue(P::cpu(), head, callback);
     }
 
@@ -226,6 +227,7 @@ impl<P: Platform> Rcu<P> {
                 unsafe { *callback }
             });
             let Some(callback) = callback else { unreachable!("queued heads have callbacks") };
+            point!(P, "rcu-callback");
             // SAFETY: whoever queued it allowed this call after a grace period, which is over.
             unsafe { callback(head) };
         }

@@ -32,7 +32,7 @@ use self::callbacks::Callbacks;
 use crate::primitive::{AtomicU64, AtomicUsize, MAX_CPUS, Ordering, Padded, array_of, const_unless_loom, fence_named};
 use crate::primitive::{load_own, weaken};
 use crate::spin::{SpinLock, spin_lock};
-use crate::{CpuId, CpuSet, Platform};
+use crate::{CpuId, CpuSet, Platform, point};
 
 /// In `seen`: idle or offline, quiescent for every grace period.
 const IDLE: u64 = u64::MAX;
@@ -116,6 +116,7 @@ impl<P: Platform> Rcu<P> {
             return;
         }
         debug_assert!(!self.in_reader(), "quiescent state inside a read section");
+        point!(P, "rcu-reporting");
         // Before it, our sections; after it, the report (which it makes a release) and our next sections, which see all
         // that was unlinked before `started` began.
         fence_named("rcu-quiescent-fence");
@@ -136,6 +137,7 @@ impl<P: Platform> Rcu<P> {
 
     fn leave_idle(&self, cpu: CpuId) {
         self.cpus[cpu.index()].0.seen.store(NOTHING, Ordering::Relaxed);
+        point!(P, "rcu-waking");
         // Store buffering with the scan: either it sees that we are back, or our sections see what was unlinked.
         fence_named("rcu-idle-exit-fence");
     }
@@ -176,7 +178,13 @@ impl<P: Platform> Rcu<P> {
             // One at a time: the next begins if none runs. Relaxed: numbers alone; the fences around order the rest.
             let (from, to) = (completed, completed + 1);
             let begun = self.started.0.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
-            let started = begun.map_or_else(|running| running, |_| to);
+            let started = match begun {
+                Ok(_) => {
+                    point!(P, "rcu-started");
+                    to
+                }
+                Err(running) => running,
+            };
             if !self.scan(started, completed) {
                 return false;
             }
@@ -195,6 +203,7 @@ impl<P: Platform> Rcu<P> {
         if self.completed.0.compare_exchange(completed, number, order, Ordering::Relaxed).is_ok() {
             let found = &self.own().found;
             found.store(found.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            point!(P, "rcu-completed");
         }
         true
     }

@@ -9,7 +9,7 @@ use abi::{Counter, Errno};
 use super::{Abort, Txn};
 use crate::fair::{FairRwLock, ReadGuard};
 use crate::primitive::{AtomicU64, Ordering, Padded, const_unless_loom, fence_named, weaken};
-use crate::{Counters, CpuId, CpuSet, Platform, TransactionEdge, VmaLocks};
+use crate::{Counters, CpuId, CpuSet, Platform, TransactionEdge, VmaLocks, point};
 
 /// The write lock of an address space, and the CPUs that run it.
 pub struct UpdateLock<P: Platform> {
@@ -30,6 +30,7 @@ impl<P: Platform> UpdateLock<P> {
     /// From here on settling writers look at its slot, and shootdowns reach it.
     pub fn join(&self, cpu: CpuId) {
         self.cpus.0.fetch_or(cpu.bit().0, Ordering::Relaxed);
+        point!(P, "space-joined");
         // A writer that does not see the bit fenced before us: then our faults see its marks, and our page walks its
         // entries.
         fence_named("mask-join-fence");
@@ -37,6 +38,7 @@ impl<P: Platform> UpdateLock<P> {
 
     /// `cpu`, the caller's own, has stopped running the address space: called **after** another CR3 is loaded.
     pub fn leave(&self, cpu: CpuId) {
+        point!(P, "space-leaving");
         // Release: our faults come before the changes of a writer that does not look at our slot any more.
         self.cpus.0.fetch_and(!cpu.bit().0, weaken("mask-leave-release", Ordering::Release));
     }

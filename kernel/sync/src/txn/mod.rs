@@ -19,7 +19,7 @@ use abi::{Counter, Errno};
 
 use crate::primitive::{fence_named, mutant};
 use crate::vma_lock::OwnedCell;
-use crate::{AllocError, Counters, Mark, Platform, VmaLock, VmaLocks};
+use crate::{AllocError, Counters, Mark, Platform, VmaLock, VmaLocks, point};
 
 /// Why a body stops before its end. Nothing has been published then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,7 @@ impl<'a, P: Platform> Txn<'a, P> {
             return Ok(());
         }
         lock.set_mark(own);
+        point!(P, "mark-stored");
         self.counters.bump(Counter::VmaMarked);
         *hull = if hull.is_empty() { range } else { hull.start.min(range.start)..hull.end.max(range.end) };
         self.settled.set(false);
@@ -101,12 +102,14 @@ impl<'a, P: Platform> Txn<'a, P> {
 
     fn wait_for_faults(&self) {
         let early = mutant("settle-mask-before-fence").then(|| self.space.cpus());
+        point!(P, "settle-fencing");
         // The writer's half of the store buffering: after it, either a fault's slot is seen, or the fault sees the mark.
         fence_named("settle-fence");
         // Read after the fence: a CPU that is missing here joined, and fenced, later, and its faults see the marks.
         let cpus = early.unwrap_or_else(|| self.space.cpus());
         let hull = self.hull.borrow();
         for cpu in cpus.iter() {
+            point!(P, "settle-scanning");
             if self.locks.slots.wait_for_fault(cpu, &hull) {
                 self.counters.bump(Counter::SettleWait);
             }

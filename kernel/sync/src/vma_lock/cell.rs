@@ -16,7 +16,7 @@ use core_alloc::boxed::Box;
 use super::Mark;
 use crate::alloc::try_box_slice;
 use crate::primitive::{AtomicBool, AtomicU64, CELLS, Ordering, Padded, fence_named, mutant, weaken};
-use crate::{AllocError, Interruptible, Platform, WaitQueue};
+use crate::{AllocError, Interruptible, Platform, WaitQueue, point};
 
 /// One transaction's counter, alone on its cache lines.
 pub(super) struct Cell<P: Platform> {
@@ -84,6 +84,7 @@ impl<P: Platform> Cells<P> {
         let Some(number) = taken else { unreachable!("the wait ends with a cell") };
         // Relaxed: only owners write it, and the last one's end came with its cell (Acquire in `try_take`).
         let sequence = self.cells[number].0.sequence.load(Ordering::Relaxed);
+        point!(P, "cell-taken");
         OwnedCell { cells: self, mark: Mark::new(number, sequence), not_send: PhantomData }
     }
 
@@ -118,6 +119,7 @@ impl<P: Platform> Drop for OwnedCell<'_, P> {
     /// stores whatever the number of marks.
     fn drop(&mut self) {
         let cell = self.cells.of(self.mark);
+        point!(P, "cell-ending");
         // Release: whoever sees the end sees everything that the transaction did.
         cell.sequence.store(self.mark.sequence() + 1, weaken("cell-end-release", Ordering::Release));
         if self.mark.sequence() < Mark::SEQUENCE_MAX {
@@ -127,6 +129,7 @@ impl<P: Platform> Drop for OwnedCell<'_, P> {
         // Store buffering with the sleepers: they enter the queue, fence, and look at the sequence (or for a cell);
         // we stored both, fence, and look at the queues. Either they see the end, or we see them.
         fence_named("cell-end-fence");
+        point!(P, "cell-ended");
         if !mutant("cell-end-no-wake") {
             cell.sleepers.wake_fenced(usize::MAX);
         }

@@ -11,7 +11,7 @@ use abi::Counter;
 use super::slot::FaultSection;
 use super::{Cells, VmaLocks};
 use crate::primitive::{AtomicBool, AtomicU64, Ordering, mutant, store_over_rmw, weaken};
-use crate::{Counters, Platform};
+use crate::{Counters, Platform, point};
 
 /// Names one transaction: cell number in the upper 16 bits, sequence in the lower 48. Never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,7 @@ impl VmaLock {
             }
             self.clear(mark, counters);
         }
+        point!(P, "mark-read");
         // Relaxed: written before the end that the loads above acquired. Not seen at all if its transaction settles
         // after us: then it waits for our section.
         if self.detached.load(Ordering::Relaxed) && !mutant("read-ignores-detached") {
@@ -98,6 +99,7 @@ impl VmaLock {
 
     /// Sets the ended `mark` to 0, once: if the word has changed, another fault or a new transaction was first.
     fn clear<P: Platform>(&self, mark: Mark, counters: &Counters<P>) {
+        point!(P, "mark-clearing");
         // Release: whoever reads our 0 sees the end that we saw. It cannot hit a live mark: marks never repeat.
         let order = weaken("mark-clear-release", Ordering::Release);
         if self.mark.compare_exchange(mark.0, 0, order, Ordering::Relaxed).is_ok() {

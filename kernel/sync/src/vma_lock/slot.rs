@@ -15,7 +15,7 @@ use core_alloc::boxed::Box;
 use super::VmaLocks;
 use crate::alloc::try_box_slice;
 use crate::primitive::{AtomicU64, MAX_CPUS, Ordering, Padded, fence_named, load_own, mutant, weaken};
-use crate::{AllocError, CpuId, Platform};
+use crate::{AllocError, CpuId, Platform, point};
 
 const BUSY: u64 = 1;
 const COUNT_SHIFT: u32 = 1;
@@ -54,6 +54,7 @@ impl<P: Platform> Slots<P> {
         if seen == 0 || !range.contains(&(seen & PAGE_MASK)) {
             return false;
         }
+        point!(P, "settle-waiting");
         // Until it *changes*: a stream of faults, perhaps of another process at the same addresses, is not waited for.
         while word.load(weaken("slot-wait-acquire", Ordering::Acquire)) == seen {
             P::relax();
@@ -82,8 +83,10 @@ impl<P: Platform> VmaLocks<P> {
         }
         // Release: a writer that waits for our last fault and sees this one's word must see that the last is over.
         slot.word.store(word, weaken("slot-enter-release", Ordering::Release));
+        point!(P, "slot-stored");
         // The reader's half of the store buffering: with the fence in `Txn::settle`.
         fence_named("slot-enter-fence");
+        point!(P, "slot-entered");
         Some(FaultSection { slot, not_send: PhantomData, platform: PhantomData })
     }
 }
@@ -99,6 +102,7 @@ pub struct FaultSection<'a, P: Platform> {
 impl<P: Platform> Drop for FaultSection<'_, P> {
     #[inline]
     fn drop(&mut self) {
+        point!(P, "slot-leaving");
         // Release: all that the fault did comes before the changes of a writer that waited for it.
         self.slot.word.store(0, weaken("slot-clear-release", Ordering::Release));
     }
