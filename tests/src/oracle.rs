@@ -51,13 +51,23 @@ pub struct Case {
     cpus: u32,
     mem_mib: u32,
     plant: Vec<&'static str>,
+    points: Option<&'static str>,
 }
 
 impl Case {
     /// The program from `source` with these arguments, on 4 CPUs and 512 MiB.
     pub fn new(source: Source, args: &[&str]) -> Case {
         let args = args.iter().map(|argument| argument.to_string()).collect();
-        Case { source, args, env: Vec::new(), input: Vec::new(), cpus: 4, mem_mib: 512, plant: Vec::new() }
+        Case {
+            source,
+            args,
+            env: Vec::new(),
+            input: Vec::new(),
+            cpus: 4,
+            mem_mib: 512,
+            plant: Vec::new(),
+            points: None,
+        }
     }
 
     /// On this many CPUs.
@@ -90,6 +100,12 @@ impl Case {
         self
     }
 
+    /// With these delays and meetings at the kernel's schedule points.
+    pub fn points(mut self, rules: &'static str) -> Case {
+        self.points = Some(rules);
+        self
+    }
+
     /// Runs it on the host.
     ///
     /// # Errors
@@ -110,7 +126,7 @@ impl Case {
         let image = qemu::kernel_image(Image::Kernel)?;
         let name = program.to_string_lossy().into_owned();
         let _turn = turn::take();
-        Machine::new(&image)
+        let machine = Machine::new(&image)
             .cpus(self.cpus)
             .mem_mib(self.mem_mib)
             .timeout(LIMIT)
@@ -118,8 +134,8 @@ impl Case {
             .env(self.env.iter().map(|(name, value)| format!("{name}={value}")))
             .stdin(Stdin::Bytes(self.input.clone()))
             .plant(&self.plant)
-            .stats()
-            .run()
+            .stats();
+        self.points.map_or(machine.clone(), |rules| machine.points(rules)).run()
     }
 
     /// Runs it on Tessera: it must end by itself, and every frame must be accounted for.

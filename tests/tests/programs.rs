@@ -10,7 +10,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tests::counters;
 use tests::oracle::Source::{C, Rust};
@@ -172,6 +172,7 @@ fn kernel(trials: &mut Trials) {
             Ok(())
         });
     }
+    trials.add("kernel::points::faults_and_calls_meet", points);
     trials.add("kernel::planted_leak_is_noticed", || {
         let run = Case::new(C("hello"), &[]).plant(&["leak-frame"]).boot()?;
         ensure!(run.verdict == qemu::Verdict::CheckFailed, "{}", oracle::report(&run)?);
@@ -179,6 +180,25 @@ fn kernel(trials: &mut Trials) {
         ensure!(lost.len() == 1, "one owner should have one frame more, not {lost:?}");
         Ok(())
     });
+}
+
+/// A fault that holds its VMA and a call that has marked it are brought together, over and over, with random delays
+/// around them: calls must be seen to wait for faults, and every byte must be right all the same.
+fn points() -> Result<()> {
+    let rules = "seed=3;*=delay:30:1/64;fault-locked+after-mark=meet:2:300";
+    let (finished, run) = Case::new(C("churn"), &["merged", "40", "4", "4"]).points(rules).on_tessera()?;
+    ensure!(finished.status == 0, "status {}: {}{}", finished.status, finished.out(), finished.err());
+    let said = run.console.lines().filter_map(|line| line.split_once("schedule points: "));
+    let report = said.map(|(_, said)| said).find(|said| said.contains(" meetings"));
+    let report = report.with_context(|| format!("not a word about schedule points: {}", run.console))?;
+    let count = |what: &str| {
+        let number = report.split(", ").find_map(|part| part.strip_suffix(what)).and_then(|number| number.parse().ok());
+        number.unwrap_or(0u64)
+    };
+    ensure!(count(" delays") > 0 && count(" meetings") > 0, "{report}");
+    let stats = run.stats.context("the kernel sent no counters")?;
+    ensure!(stats.total(abi::Counter::SettleWait) > 0, "no call waited for a fault: {report}");
+    Ok(())
 }
 
 /// The demonstration checks every byte itself; here only that it says so, and how many faults it expected.

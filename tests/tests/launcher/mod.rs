@@ -20,6 +20,7 @@ pub(crate) fn add(trials: &mut Trials) {
     trials.add("launcher::time_limit_ends_a_program_that_spins", time_limit);
     trials.add("launcher::ends_with_its_emulator_when_it_is_told_to", told_to_end);
     trials.add("launcher::unknown_calls_are_logged_once", unknown_calls);
+    trials.add("launcher::a_kernel_without_checks_runs", without_checks);
     trials.add("launcher::planted_leak_fails_the_run", planted_leak);
 }
 
@@ -53,6 +54,8 @@ fn bad_input() -> Result<()> {
         (vec!["--timeout".into(), "0".into(), hello.clone()], "--timeout"),
         (vec!["--log".into(), "loud".into(), hello.clone()], "--log"),
         (vec!["--env".into(), "NAME".into(), hello.clone()], "--env"),
+        (vec!["--points".into(), "nowhere=delay:1:1/1".into(), hello.clone()], "nowhere"),
+        (vec!["--release".into(), "--points".into(), "seed=1".into(), hello.clone()], "--points"),
         (vec!["--no-such-option".into(), hello], "--no-such-option"),
         (vec![], "PROGRAM"),
     ];
@@ -192,6 +195,18 @@ fn unknown_calls() -> Result<()> {
     let err = finished.err();
     let times = err.lines().filter(|line| line.contains("400")).count();
     ensure!(times == 1, "call 400 is mentioned {times} times: {err}");
+    Ok(())
+}
+
+/// The kernel that is for measuring.
+fn without_checks() -> Result<()> {
+    let finished = launcher::run(&run_args(&["--release"], C("hello"), &[])?, &[])?;
+    ensure!(
+        finished.status == 0 && finished.out() == "hello from C\n",
+        "status {}: {}",
+        finished.status,
+        finished.err()
+    );
     Ok(())
 }
 
