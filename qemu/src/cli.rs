@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::machine::{MAX_MEM_MIB, MIN_MEM_MIB};
+use crate::machine::{Entry, MAX_MEM_MIB, MIN_MEM_MIB, Time};
 
 /// Boots the Tessera kernel in QEMU and runs a program on it. Without a command: a demonstration.
 #[derive(Debug, Parser)]
@@ -42,9 +42,17 @@ pub struct MachineOptions {
     /// Show the kernel's log down to this level
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log: Option<Level>,
-    /// Where the kernel's and the program's random numbers come from: decimal, or hexadecimal with 0x
+    /// Where the kernel's and the program's random numbers come from: decimal, or hexadecimal with 0x. With --icount it
+    /// decides the whole run [default: 0 with --icount, else the time]
     #[arg(long, global = true, value_name = "N", value_parser = seed)]
     pub seed: Option<u64>,
+    /// Let time be the number of instructions executed, CPUs taking turns: the same seed and input then give the same run,
+    /// to the last counter
+    #[arg(long, global = true)]
+    pub icount: bool,
+    /// What the machine starts with [default: uefi; none with --icount]
+    #[arg(long, global = true, value_name = "KIND")]
+    pub firmware: Option<FirmwareKind>,
     /// Boot a kernel without debug checks: for measuring
     #[arg(long, global = true, conflicts_with = "kernel")]
     pub release: bool,
@@ -80,10 +88,39 @@ impl MachineOptions {
         self.cpus.unwrap_or(4)
     }
 
+    /// How the machine comes to the kernel, asked for or by default.
+    pub fn entry(&self) -> Entry {
+        match self.firmware {
+            Some(FirmwareKind::Uefi) => Entry::Uefi,
+            Some(FirmwareKind::None) => Entry::Direct,
+            None if self.icount => Entry::Direct,
+            None => Entry::Uefi,
+        }
+    }
+
+    /// What the machine's time is.
+    pub fn time(&self) -> Time {
+        if self.icount { Time::Counted } else { Time::Host }
+    }
+
+    /// The seed of the random numbers; `None`: the machine takes its own.
+    pub fn seed(&self) -> Option<u64> {
+        self.seed.or(self.icount.then_some(0))
+    }
+
     /// Longest time that the machine may run.
     pub fn time_limit(&self) -> Duration {
         Duration::from_secs(self.timeout.unwrap_or(60).into())
     }
+}
+
+/// What the machine starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FirmwareKind {
+    /// UEFI firmware and the boot loader on the disk, as a computer does.
+    Uefi,
+    /// Nothing: QEMU loads the kernel by a small loader of ours. Much cheaper.
+    None,
 }
 
 /// A seed, as people write it and as the launcher prints it.
@@ -229,6 +266,7 @@ mod tests {
             "--log loud",
             "--seed 0xg",
             "--seed -1",
+            "--firmware bios",
             "--nope",
             "walk",
             "run",
@@ -244,6 +282,17 @@ mod tests {
     fn seeds_are_decimal_or_hexadecimal() {
         assert_eq!(cli("--seed 17").unwrap().machine.seed, Some(17));
         assert_eq!(run("run --seed 0xFfffFfffFfffFfff ./p").0.seed, Some(u64::MAX));
+    }
+
+    #[test]
+    fn counted_time_needs_no_firmware_unless_it_is_asked_for() {
+        let options = |line| cli(line).unwrap().machine;
+        assert_eq!((options("").entry(), options("").time(), options("").seed()), (Entry::Uefi, Time::Host, None));
+        assert_eq!(options("--firmware none").entry(), Entry::Direct);
+        let counted = options("--icount");
+        assert_eq!((counted.entry(), counted.time(), counted.seed()), (Entry::Direct, Time::Counted, Some(0)));
+        assert_eq!(options("--icount --firmware uefi").entry(), Entry::Uefi);
+        assert_eq!(options("--icount --seed 5").seed(), Some(5));
     }
 
     #[test]

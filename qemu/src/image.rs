@@ -1,4 +1,5 @@
-//! From sources to something that boots: the kernel's ELF by a nested cargo, then a disk image by the `boot` package.
+//! From sources to something that boots: the kernel's ELF and the direct loader's by a nested cargo, then a disk image by
+//! the `boot` package.
 //!
 //! Images are named by the content that they are made of, so a second run finds its image and writes nothing, and
 //! launchers that run at the same time never write into each other's: files appear complete, by a rename, or not at
@@ -61,6 +62,8 @@ pub struct Built {
     pub disk: PathBuf,
     /// The ELF file on it, with its symbols.
     pub elf: PathBuf,
+    /// The loader that takes firmware's place and loads that file ([`crate::machine::Entry::Direct`]).
+    pub loader: PathBuf,
 }
 
 /// Images kept of each kind: the newest. A launcher may stand between its look-up and its boot while others build.
@@ -89,8 +92,12 @@ pub fn kernel_image(which: Image) -> Result<Built> {
 }
 
 fn kernel_elf(which: Image, toolchain: &Toolchain) -> Result<PathBuf> {
+    bare_metal(which.package(), which.profile(), toolchain)
+}
+
+/// Builds the binary of `package` for the bare machine, as far as it is not built yet.
+fn bare_metal(package: &str, profile: &str, toolchain: &Toolchain) -> Result<PathBuf> {
     let target = workspace::target(&toolchain.kernel_target())?;
-    let (package, profile) = (which.package(), which.profile());
     let mut cargo = toolchain.bare_metal_build()?;
     cargo.args(["--package", package, "--profile", profile, "--target-dir"]).arg(&target);
     nested::build(cargo, &format!("building the {package} (profile {profile}) with {}", toolchain.name()))?;
@@ -102,15 +109,19 @@ fn kernel_elf(which: Image, toolchain: &Toolchain) -> Result<PathBuf> {
 /// # Errors
 /// The build fails, or a file cannot be written.
 pub fn disk_image(name: &str, elf: &Path, toolchain: &Toolchain) -> Result<Built> {
-    let bytes = fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
+    let read = |file: &Path| fs::read(file).with_context(|| format!("cannot read {}", file.display()));
+    let bytes = read(elf)?;
+    let loader = read(&bare_metal("direct", Image::Kernel.profile(), toolchain)?)?;
     let dir = workspace::target("images")?;
-    let stem = format!("{name}-{:016x}", content_hash(&bytes)?);
-    let built = Built { disk: dir.join(format!("{stem}.img")), elf: dir.join(format!("{stem}.elf")) };
-    if built.disk.is_file() && built.elf.is_file() {
+    let stem = format!("{name}-{:016x}", content_hash(&bytes, &loader)?);
+    let file = |extension| dir.join(format!("{stem}.{extension}"));
+    let built = Built { disk: file("img"), elf: file("elf"), loader: file("loader") };
+    let complete = || [&built.disk, &built.elf, &built.loader].iter().all(|file| file.is_file());
+    if complete() {
         return Ok(built);
     }
     let _lock = workspace::exclusive("disk image")?;
-    if built.disk.is_file() && built.elf.is_file() {
+    if complete() {
         return Ok(built);
     }
 
@@ -118,24 +129,27 @@ pub fn disk_image(name: &str, elf: &Path, toolchain: &Toolchain) -> Result<Built
 
     // The copy, not cargo's file, goes on the disk: another launcher may be building again already.
     let scratch = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&dir).context("cannot make a directory")?;
-    let (new_elf, new_disk) = (scratch.path().join("kernel"), scratch.path().join("image"));
+    let [new_elf, new_loader, new_disk] = ["kernel", "loader", "image"].map(|file| scratch.path().join(file));
     fs::write(&new_elf, &bytes).with_context(|| format!("cannot write {}", new_elf.display()))?;
+    fs::write(&new_loader, &loader).with_context(|| format!("cannot write {}", new_loader.display()))?;
     let mut cargo = toolchain.bootstrap_cargo()?;
     cargo.args(["run", "--package", "boot", "--features", "image", "--bin", "image", "--target-dir"]);
     cargo.arg(workspace::target(&format!("boot-{}", toolchain.key()))?);
     cargo.arg("--").args([&new_elf, &new_disk]);
     nested::build(cargo, "building the UEFI boot loader and the disk image (the loader once: a minute or two)")?;
     fs::rename(&new_elf, &built.elf).with_context(|| format!("cannot write {}", built.elf.display()))?;
+    fs::rename(&new_loader, &built.loader).with_context(|| format!("cannot write {}", built.loader.display()))?;
     fs::rename(&new_disk, &built.disk).with_context(|| format!("cannot write {}", built.disk.display()))?;
     forget_old(&dir, name);
     Ok(built)
 }
 
-/// What an image depends on: the kernel, and how images are made.
-fn content_hash(elf: &[u8]) -> Result<u64> {
+/// What an image depends on: the kernel, the loader beside it, and how images are made.
+fn content_hash(elf: &[u8], loader: &[u8]) -> Result<u64> {
     let root = workspace::root()?;
     let mut hash = Fnv::new();
     hash.add(elf);
+    hash.add(loader);
     for file in ["Cargo.lock", "boot/Cargo.toml", "boot/src/lib.rs", "boot/src/disk.rs", "boot/src/main.rs"] {
         let path = root.join(file);
         hash.add(&fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
@@ -189,6 +203,7 @@ fn forget_old(dir: &Path, name: &str) {
     let old = disks.len().saturating_sub(KEPT);
     for (_, disk) in disks.drain(..old) {
         let _ = fs::remove_file(disk.with_extension("elf"));
+        let _ = fs::remove_file(disk.with_extension("loader"));
         let _ = fs::remove_file(disk);
     }
 }
@@ -223,7 +238,7 @@ mod tests {
     fn old_images_go_and_other_kinds_stay() {
         let dir = tempfile::tempdir().unwrap();
         for index in 0..KEPT + 3 {
-            for extension in ["img", "elf"] {
+            for extension in ["img", "elf", "loader"] {
                 fs::write(dir.path().join(format!("kernel-{index:02}.{extension}")), "").unwrap();
             }
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -232,6 +247,7 @@ mod tests {
         forget_old(dir.path(), "kernel");
         assert!(!dir.path().join("kernel-02.img").exists());
         assert!(!dir.path().join("kernel-02.elf").exists());
+        assert!(!dir.path().join("kernel-02.loader").exists());
         assert!(dir.path().join("kernel-03.img").exists());
         assert!(dir.path().join("guest-00.img").exists());
     }

@@ -74,9 +74,11 @@ fn machine(image: &Built, options: &MachineOptions) -> Machine {
     let mut machine = Machine::new(image)
         .cpus(options.cpu_count())
         .mem_mib(options.mem_mib())
+        .entry(options.entry())
+        .time(options.time())
         .timeout(options.time_limit())
         .log(options.log.map_or("info", cli::Level::name));
-    if let Some(seed) = options.seed {
+    if let Some(seed) = options.seed() {
         machine = machine.seed(seed);
     }
     if let Some(rules) = &options.points {

@@ -45,6 +45,27 @@ pub enum Stdin {
     Inherit,
 }
 
+/// How the machine comes to the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Entry {
+    /// As a computer does: UEFI firmware loads the boot loader from the disk.
+    #[default]
+    Uefi,
+    /// Without firmware: QEMU loads the direct loader (`boot/direct`) and the kernel's file itself. A small fraction of the
+    /// instructions, and the kernel cannot tell the difference.
+    Direct,
+}
+
+/// What the machine's time is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Time {
+    /// The host's: CPUs run at the same time.
+    #[default]
+    Host,
+    /// A nanosecond for each instruction executed: CPUs take turns in one thread, and a run is the same each time.
+    Counted,
+}
+
 /// A machine that can be started, any number of times.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -53,6 +74,8 @@ pub struct Machine {
     pub(crate) stdin: Stdin,
     cpus: u32,
     mem_mib: u32,
+    entry: Entry,
+    time: Time,
     files: Vec<(&'static str, Payload)>,
     qemu_args: Vec<OsString>,
 }
@@ -66,6 +89,8 @@ impl Machine {
             stdin: Stdin::Null,
             cpus: 4,
             mem_mib: 512,
+            entry: Entry::Uefi,
+            time: Time::Host,
             files: Vec::new(),
             qemu_args: Vec::new(),
         }
@@ -83,7 +108,19 @@ impl Machine {
         self
     }
 
-    /// Stopped after this long, boot included.
+    /// Coming to the kernel this way.
+    pub fn entry(mut self, entry: Entry) -> Machine {
+        self.entry = entry;
+        self
+    }
+
+    /// With this kind of time.
+    pub fn time(mut self, time: Time) -> Machine {
+        self.time = time;
+        self
+    }
+
+    /// Stopped after this long of the host's time, boot included.
     pub fn timeout(mut self, timeout: Duration) -> Machine {
         self.timeout = timeout;
         self
@@ -185,7 +222,14 @@ impl Machine {
     pub(crate) fn command(&self, emulator: &Emulator, dir: &Path) -> Result<Command> {
         let mut command = killed_with_us(&emulator.qemu);
         command.args(["-nodefaults", "-display", "none", "-machine", "q35", "-cpu", "max,-la57,-erms"]);
-        command.args(["-accel", "tcg,thread=multi"]);
+        match self.time {
+            Time::Host => command.args(["-accel", "tcg,thread=multi"]),
+            // No sleep: when all CPUs halt, time jumps to the next timer. The battery-backed clock shows the same time at
+            // each start, and goes on as the instructions do.
+            Time::Counted => command
+                .args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"])
+                .args(["-rtc", "base=2026-01-01T00:00:00,clock=vm"]),
+        };
         command.arg("-smp").arg(self.cpus.to_string()).arg("-m").arg(format!("{}M", self.mem_mib));
         // A reset stops the machine where it stands, so that a report can say where that was.
         command.args(["-action", "reboot=shutdown,shutdown=pause"]);
@@ -194,17 +238,10 @@ impl Machine {
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         command.arg("-chardev").arg(joined("socket,id=monitor,path=", &monitor_socket(dir)));
         command.args(["-mon", "chardev=monitor,mode=control"]);
-        match &emulator.firmware {
-            Firmware::Whole(file) => command.arg("-bios").arg(file),
-            Firmware::Flash { code, vars } => {
-                let own = dir.join("vars");
-                std::fs::copy(vars, &own).with_context(|| format!("cannot copy {}", vars.display()))?;
-                command.arg("-drive").arg(joined("if=pflash,unit=0,format=raw,readonly=on,file=", code));
-                command.arg("-drive").arg(joined("if=pflash,unit=1,format=raw,file=", &own))
-            }
-        };
-        command.arg("-drive").arg(joined("if=none,id=disk,format=raw,readonly=on,file=", &self.image.disk));
-        command.args(["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+        match self.entry {
+            Entry::Uefi => self.boot_by_firmware(&mut command, emulator, dir)?,
+            Entry::Direct => self.boot_directly(&mut command),
+        }
         for (index, (name, payload)) in self.files.iter().enumerate() {
             let file = match payload {
                 Payload::File(file) => file.clone(),
@@ -218,6 +255,28 @@ impl Machine {
         }
         command.args(&self.qemu_args);
         Ok(command)
+    }
+
+    fn boot_by_firmware(&self, command: &mut Command, emulator: &Emulator, dir: &Path) -> Result<()> {
+        match &emulator.firmware {
+            Firmware::Whole(file) => command.arg("-bios").arg(file),
+            Firmware::Flash { code, vars } => {
+                let own = dir.join("vars");
+                std::fs::copy(vars, &own).with_context(|| format!("cannot copy {}", vars.display()))?;
+                command.arg("-drive").arg(joined("if=pflash,unit=0,format=raw,readonly=on,file=", code));
+                command.arg("-drive").arg(joined("if=pflash,unit=1,format=raw,file=", &own))
+            }
+        };
+        command.arg("-drive").arg(joined("if=none,id=disk,format=raw,readonly=on,file=", &self.image.disk));
+        command.args(["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+        Ok(())
+    }
+
+    /// QEMU's own minimal start-up code, which comes with it, leaves ACPI tables and a memory map behind and enters the
+    /// loader by its PVH note.
+    fn boot_directly(&self, command: &mut Command) {
+        command.args(["-bios", "qboot.rom"]);
+        command.arg("-kernel").arg(&self.image.loader).arg("-initrd").arg(&self.image.elf);
     }
 }
 
@@ -267,7 +326,8 @@ mod tests {
     use super::*;
 
     fn machine() -> Machine {
-        Machine::new(&Built { disk: "/images/a,b.img".into(), elf: "/images/a.elf".into() })
+        let [disk, elf, loader] = ["/images/a,b.img", "/images/a.elf", "/images/a.loader"].map(PathBuf::from);
+        Machine::new(&Built { disk, elf, loader })
     }
 
     fn words(machine: &Machine) -> Vec<String> {
@@ -284,6 +344,15 @@ mod tests {
         assert!(pair("-smp", "8") && pair("-m", "256M") && pair("-d", "int"), "{words:?}");
         assert!(words.iter().any(|word| word.starts_with("name=opt/tessera/log,file=")));
         assert!(words.contains(&"if=none,id=disk,format=raw,readonly=on,file=/images/a,,b.img".to_owned()));
+    }
+
+    #[test]
+    fn without_firmware_there_is_no_disk() {
+        let words = words(&machine().entry(Entry::Direct).time(Time::Counted));
+        let pair = |first: &str, second: &str| words.windows(2).any(|pair| pair == [first, second]);
+        assert!(pair("-kernel", "/images/a.loader") && pair("-initrd", "/images/a.elf"), "{words:?}");
+        assert!(pair("-accel", "tcg,thread=single") && pair("-icount", "shift=0,sleep=off"), "{words:?}");
+        assert!(!words.iter().any(|word| word.contains("/images/a,,b.img") || word == "/bin/fw"), "{words:?}");
     }
 
     #[test]
