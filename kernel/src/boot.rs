@@ -16,7 +16,7 @@ use crate::memory::BootMemory;
 #[cfg(debug_assertions)]
 use crate::point;
 use crate::stack::Stack;
-use crate::{acpi, console, exit, log as kernel_log, memory, sched, stack, stream};
+use crate::{acpi, console, exit, log as kernel_log, memory, sched, stack, start_delay, stream};
 
 /// What the kernel asks of the boot loader: all memory mapped at the address where our own tables will have it, and
 /// everything else in the upper half, out of the programs' way.
@@ -88,6 +88,7 @@ pub fn boot(info: &'static mut BootInfo, main: fn(u64)) -> ! {
     schedule_points();
     sched::init_cpu(CpuId(0));
     percpu::set_online();
+    start_delay::init();
     match low {
         Some(low) => smp::start_others(&low, paging::kernel_root(), prepare_cpu, run_cpu),
         None => assert!(percpu::count() == 1, "no memory below 1 MiB to start other CPUs in"),
@@ -171,6 +172,7 @@ fn run_cpu(cpu: CpuId) -> ! {
     sched::init_cpu(cpu);
     log::info!("CPU {} online (APIC id {})", cpu.0, apic::id());
     percpu::set_online();
+    start_delay::cpu(cpu);
     sched::enter_idle()
 }
 

@@ -171,6 +171,12 @@ pub fn spawn_on(cpu: CpuId, function: fn(u64), argument: u64) -> KernelThread {
     sched::spawn_kernel("test", cpu.bit(), function, argument).expect("memory for a test thread")
 }
 
+/// What each CPU does of work that is `total` for all of them, but no more than `most`: where every step of one CPU is
+/// a step for the others too, the same work on each would be too much on 64, which the host emulates in turn.
+pub fn share(total: u64, most: u64) -> u64 {
+    (total / Machine::cpu_count() as u64).clamp(1, most)
+}
+
 /// Calls `function(cpu)` on every CPU at once and waits until all have returned.
 pub fn on_all_cpus(function: fn(u64)) {
     let mut threads: [Option<KernelThread>; abi::MAX_CPUS] = [const { None }; abi::MAX_CPUS];

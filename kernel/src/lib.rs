@@ -11,6 +11,7 @@
 //! | [`accounts`] | whether every page frame came back |
 //! | `point` | delays and meetings at schedule points, in debug builds |
 //! | [`clock`], [`random`] | the wall clock, random bytes |
+//! | [`start_delay`] | late starts on purpose |
 //! | [`console`], [`log`], [`stream`], [`fw_cfg`] | talking to the launcher |
 //! | [`acpi`] | what the firmware says about CPUs and timers |
 //! | [`panic`](mod@panic), [`exit`] | the end |
@@ -41,6 +42,7 @@ pub mod point;
 pub mod random;
 pub mod sched;
 pub mod stack;
+pub mod start_delay;
 pub mod stream;
 pub mod system;
 

@@ -24,7 +24,7 @@ pub struct Cli {
 
 const EXIT_STATUSES: &str = "Exit status: the program's own (128 and the signal's number if one killed it); or 2 bad input, \
     69 set-up or QEMU failed, 70 kernel panic, 71 machine reset, 72 refused by the kernel, 73 page frames missing at the \
-    end, 74 broken stream, 124 time was up. All but the first come with a line on standard error.";
+    end, 74 broken stream, 124 time was up; of soak also 1 a program's own check failed, 130 stopped. All but the first come with a line on standard error.";
 
 /// Options of every command that boots a machine.
 #[derive(Clone, Debug, Args)]
@@ -168,6 +168,19 @@ pub enum Verb {
     /// Run a static x86_64 Linux program: its streams and its exit status are passed through.
     #[command(override_usage = "cargo run -- run [OPTIONS] PROGRAM [ARGS]...")]
     Run(RunOptions),
+    /// Boot machine after machine with random work, CPUs, memory and delays, until one fails
+    Soak(SoakOptions),
+}
+
+/// Options of `soak`. CPUs and memory are random too unless `--cpus` and `--mem` say them; `--seed` is the first run's.
+#[derive(Debug, Args)]
+pub struct SoakOptions {
+    /// Number of runs
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub runs: u64,
+    /// Only work whose name holds this; a name that does not exist lists them all
+    #[arg(long, value_name = "WORK")]
+    pub only: Option<String>,
 }
 
 /// Options of `run`.

@@ -14,6 +14,7 @@ use crate::program;
 use crate::programs::user_program;
 use crate::run::{Event, ProgramExit, Run, Verdict};
 use crate::say::say;
+use crate::soak;
 use crate::status;
 use crate::symbols::Symbols;
 use crate::toolchain::Toolchain;
@@ -46,6 +47,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
     let result = match verb {
         None => demonstrate(&machine),
         Some(Verb::Run(options)) => run_program(&machine, &options),
+        Some(Verb::Soak(options)) => soak::main(&machine, &options),
     };
     result.unwrap_or_else(|error| match error.downcast_ref::<io::Error>().map(io::Error::kind) {
         Some(io::ErrorKind::BrokenPipe) => status::BROKEN_PIPE,
@@ -61,7 +63,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 /// What boots: built from the sources, or made from the kernel on the command line.
-fn image(options: &MachineOptions) -> Result<Built> {
+pub(crate) fn image(options: &MachineOptions) -> Result<Built> {
     match &options.kernel {
         None if options.release => kernel_image(Image::Release),
         None => kernel_image(Image::Kernel),
@@ -70,7 +72,7 @@ fn image(options: &MachineOptions) -> Result<Built> {
 }
 
 /// A machine with what every command's options say about it.
-fn machine(image: &Built, options: &MachineOptions) -> Machine {
+pub(crate) fn machine(image: &Built, options: &MachineOptions) -> Machine {
     let mut machine = Machine::new(image)
         .cpus(options.cpu_count())
         .mem_mib(options.mem_mib())
@@ -180,7 +182,7 @@ fn run_program(options: &MachineOptions, run: &RunOptions) -> Result<u8> {
 }
 
 /// The exit status for a machine that has run, after saying on standard error what went wrong, if anything did.
-fn conclude(run: &Run, image: &Built, program: &Path) -> u8 {
+pub(crate) fn conclude(run: &Run, image: &Built, program: &Path) -> u8 {
     if let Some(failure) = status::of_failure(&run.verdict) {
         if run.verdict == Verdict::Refused {
             let reason = run.console.lines().next_back().unwrap_or("it did not say why");

@@ -15,6 +15,8 @@
 //! | [`monitor`], [`symbols`] | where is each CPU? |
 //! | [`cli`], [`launch`] | what does the person want? |
 //! | [`program`] | can this file run at all? |
+//! | [`soak`] | how do a thousand random machines end? |
+//! | [`registry`] | which guest tests are there? |
 //! | [`nested`], [`packages`], [`workspace`] | how do we start other tools, install them, and where do we write? |
 //!
 //! ```no_run
@@ -40,9 +42,11 @@ pub mod nested;
 pub mod packages;
 pub mod program;
 pub mod programs;
+pub mod registry;
 pub mod run;
 mod say;
 mod session;
+pub mod soak;
 pub mod stats;
 pub mod status;
 

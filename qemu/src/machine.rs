@@ -6,6 +6,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use abi::fw_cfg;
@@ -72,6 +74,7 @@ pub struct Machine {
     pub(crate) image: Built,
     pub(crate) timeout: Duration,
     pub(crate) stdin: Stdin,
+    pub(crate) stop: Option<Arc<AtomicBool>>,
     cpus: u32,
     mem_mib: u32,
     entry: Entry,
@@ -87,6 +90,7 @@ impl Machine {
             image: image.clone(),
             timeout: Duration::from_secs(60),
             stdin: Stdin::Null,
+            stop: None,
             cpus: 4,
             mem_mib: 512,
             entry: Entry::Uefi,
@@ -176,6 +180,17 @@ impl Machine {
     /// With delays and meetings at the kernel's schedule points: a text for [`abi::point::rules`].
     pub fn points(self, rules: &str) -> Machine {
         self.file(fw_cfg::POINTS, Payload::Bytes(rules.as_bytes().to_vec()))
+    }
+
+    /// With CPUs and threads that start late, by delays that follow from `seed`, which is not 0.
+    pub fn start_delays(self, seed: u64) -> Machine {
+        self.file(fw_cfg::START_DELAYS, Payload::Bytes(seed.to_string().into_bytes()))
+    }
+
+    /// Stopped, with an error, soon after somebody has set `flag`.
+    pub fn stop_when(mut self, flag: Arc<AtomicBool>) -> Machine {
+        self.stop = Some(flag);
+        self
     }
 
     /// With something for the program to read.

@@ -10,12 +10,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use abi::wire::Kind;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::console::Console;
 use crate::emulator::Emulator;
@@ -39,6 +40,9 @@ enum Message {
 
 /// How many of them there are: both ports and QEMU's standard error. When all are closed, QEMU has ended.
 const SOURCES: usize = 3;
+
+/// How often to look whether we are to stop, where that may be.
+const STOP_LOOK: Duration = Duration::from_millis(100);
 
 /// QEMU, killed if we leave before it does.
 struct Guarded(Child);
@@ -85,7 +89,13 @@ pub(crate) fn run(
         if session.closed == SOURCES {
             break None;
         }
-        match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let mut patience = deadline.saturating_duration_since(Instant::now());
+        if let Some(stop) = &machine.stop {
+            // Relaxed: the flag says all there is to know.
+            ensure!(!stop.load(Ordering::Relaxed), "stopped");
+            patience = patience.min(STOP_LOOK);
+        }
+        match told.recv_timeout(patience) {
             Ok(Message::Monitor(mut fresh)) => {
                 if fresh.greet().is_ok() {
                     monitor = Some(fresh);
@@ -106,6 +116,7 @@ pub(crate) fn run(
                     }
                 }
             }
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
             Err(RecvTimeoutError::Timeout) => break Some(Verdict::TimedOut(positions(monitor.as_mut(), machine))),
             Err(RecvTimeoutError::Disconnected) => break None,
         }

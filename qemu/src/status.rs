@@ -1,6 +1,8 @@
 //! Exit statuses of the launcher. A program that runs to its end gives its own, so these numbers may be a program's
 //! too: what the launcher says on standard error tells them apart.
 
+/// A soak's program ended otherwise than it should, on a machine that was well.
+pub const WRONG: u8 = 1;
 /// The command line, or the program on it, makes no sense.
 pub const BAD_INPUT: u8 = 2;
 /// The compiler, the build, QEMU or its firmware failed.
@@ -17,6 +19,8 @@ pub const CHECK_FAILED: u8 = 73;
 pub const STREAM: u8 = 74;
 /// Time was up.
 pub const TIMED_OUT: u8 = 124;
+/// A signal stopped a soak: 128 and SIGINT, as a shell shows it.
+pub const INTERRUPTED: u8 = 130;
 /// Nobody reads our standard output any more: 128 and SIGPIPE, as a shell shows it.
 pub const BROKEN_PIPE: u8 = 141;
 

@@ -1,4 +1,4 @@
-//! Every test inside the booted kernel, by name, on 1, 2, 4 and 8 CPUs: `cpus4::NAME`. Tests that must panic have boots
+//! Every test inside the booted kernel, by name, on 1 to 64 CPUs: `cpus4::NAME`. Tests that must panic have boots
 //! of their own: `panics::NAME`. With `--nocapture`, durations and logs of those that pass are shown too.
 
 use std::process::ExitCode;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
+use qemu::registry::{Ends, guest_tests};
 use qemu::{Built, Image};
 use tests::guest::{self, SharedBoots, Show};
-use tests::registry::{Ends, guest_tests};
 
-const CPUS: [u32; 4] = [1, 2, 4, 8];
+const CPUS: [u32; 6] = [1, 2, 4, 8, 32, 64];
 
 /// CPUs of the machines on which tests panic: the others must be stopped.
 const PANIC_CPUS: u32 = 4;

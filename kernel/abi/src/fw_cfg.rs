@@ -20,5 +20,7 @@ pub const TESTS: &str = "opt/tessera/tests";
 pub const PLANT: &str = "opt/tessera/plant";
 /// What happens at schedule points, in debug builds: see [`crate::point`].
 pub const POINTS: &str = "opt/tessera/points";
+/// Seed of the delays with which CPUs and threads start, not 0; absent: no delays.
+pub const START_DELAYS: &str = "opt/tessera/start-delays";
 /// 32 bytes that seed the kernel's random numbers; absent: the CPU's time stamp.
 pub const SEED: &str = "opt/tessera/seed";

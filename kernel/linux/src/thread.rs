@@ -96,7 +96,7 @@ impl<S: System> Thread<S> {
     }
 
     /// Moves it to `cpus`, which holds an online CPU and no other.
-    pub(crate) fn set_affinity(&self, cpus: CpuSet) {
+    pub fn set_affinity(&self, cpus: CpuSet) {
         self.affinity.store(cpus.0, Ordering::Relaxed);
         S::set_affinity(self, cpus);
     }

@@ -25,6 +25,7 @@ use crate::arch::{cpu, syscall};
 use crate::memory::memory;
 use crate::platform::Machine;
 use crate::stack::Stack;
+use crate::start_delay;
 
 /// Threads that have been spawned and not yet reaped.
 static LIVING: AtomicUsize = AtomicUsize::new(0);
@@ -113,10 +114,16 @@ pub(super) fn begin() -> ! {
     match unsafe { *this.start.get() } {
         Start::Kernel(function, argument) => {
             interrupts::enable();
+            start_delay::thread();
             function(argument);
             exit()
         }
-        Start::User(regs) => user::begin(regs),
+        Start::User(regs) => {
+            interrupts::enable();
+            start_delay::thread();
+            interrupts::disable();
+            user::begin(regs)
+        }
         Start::Adopted => unreachable!("an idle thread was running when it was made"),
     }
 }

@@ -10,7 +10,7 @@ use abi::flags::{madv, prot};
 use abi::{Errno, PAGE_SIZE};
 use kernel::arch::{paging, uaccess};
 use kernel::ktest;
-use kernel::ktest::on_all_cpus;
+use kernel::ktest::{on_all_cpus, share};
 use kernel::memory::memory;
 use kernel::platform::Machine;
 use kernel::sched;
@@ -66,7 +66,7 @@ ktest! {
     fn private_mappings_on_all_cpus_do_not_disturb_each_other() {
         on_all_cpus_inside(|space, cpu| {
             let mut numbers = Numbers(cpu + 1);
-            for round in 0..12 {
+            for round in 0..share(96, 12) {
                 let pages = 1 + numbers.below(12);
                 let base = space.mmap(MapRequest::anonymous(pages * PAGE_SIZE, RIGHTS)).expect("a mapping");
                 for page in 0..pages {
@@ -98,7 +98,7 @@ ktest! {
         const PAGES: u64 = 24;
         on_all_cpus_inside(|space, cpu| {
             let mut numbers = Numbers(77 + cpu * 1001);
-            for _ in 0..150 {
+            for _ in 0..share(1200, 150) {
                 let first = numbers.below(PAGES);
                 let len = (1 + numbers.below(PAGES - first)) * PAGE_SIZE;
                 let at = BASE + first * PAGE_SIZE;
@@ -133,17 +133,18 @@ ktest! {
     /// All CPUs fault in the same fresh page at the same time: one frame, and everybody sees it.
     fn all_cpus_fault_in_one_page() {
         const BASE: u64 = 0x20_0000_0000;
-        const PAGES: u64 = 50;
         static ARRIVED: AtomicU64 = AtomicU64::new(0);
         ARRIVED.store(0, Ordering::Relaxed);
         on_all_cpus_inside(|space, cpu| {
             let cpus = Machine::cpu_count() as u64;
+            // At every barrier each CPU waits for its turn on the host.
+            let pages = share(400, 50);
             // EEXIST for all but the first.
-            let mut request = MapRequest::fixed(BASE, PAGES * PAGE_SIZE, RIGHTS);
+            let mut request = MapRequest::fixed(BASE, pages * PAGE_SIZE, RIGHTS);
             request.flags |= abi::flags::map::FIXED_NOREPLACE;
             let answer = space.mmap(request);
             assert!(matches!(answer, Ok(BASE) | Err(Errno::EEXIST)), "{answer:?}");
-            for page in 0..PAGES {
+            for page in 0..pages {
                 // A barrier, so that they all arrive at once.
                 ARRIVED.fetch_add(1, Ordering::AcqRel);
                 while ARRIVED.load(Ordering::Acquire) < (page + 1) * cpus {
@@ -153,10 +154,10 @@ ktest! {
                 write(own, cpu + 1).expect("a mapped page");
             }
             ARRIVED.fetch_add(1, Ordering::AcqRel);
-            while ARRIVED.load(Ordering::Acquire) < (PAGES + 1) * cpus {
+            while ARRIVED.load(Ordering::Acquire) < (pages + 1) * cpus {
                 Machine::relax();
             }
-            for page in 0..PAGES {
+            for page in 0..pages {
                 for other in 0..cpus {
                     assert_eq!(read(BASE + page * PAGE_SIZE + other * 8), Ok(other + 1));
                 }

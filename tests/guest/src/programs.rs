@@ -6,13 +6,14 @@
 use core::arch::global_asm;
 
 use abi::flags::signal;
+use kernel::arch::percpu;
 use kernel::ktest;
 use kernel::memory::memory;
 use kernel::platform::Machine;
 use kernel::{accounts, init};
 use linux::ExitStatus;
 use sync::alloc::try_box_slice;
-use sync::{Arc, Platform};
+use sync::{Arc, CpuId, CpuSet, Platform};
 
 // A static executable: ELF header, one program header (read and execute), code at `entry`.
 //
@@ -217,11 +218,12 @@ type Process = Arc<linux::Process<Machine>>;
 
 /// Starts the program that `argument` says.
 fn start(argument: &[u8]) -> Process {
-    start_file(elf(), argument).expect("a program that loads")
+    start_file(elf(), argument, percpu::online()).expect("a program that loads")
 }
 
-fn start_file(file: &[u8], argument: &[u8]) -> Result<Process, linux::LoadError> {
+fn start_file(file: &[u8], argument: &[u8], cpus: CpuSet) -> Result<Process, linux::LoadError> {
     let loaded = linux::load(file, argument, b"", kernel::arch::paging::kernel_root())?;
+    loaded.thread.set_affinity(cpus);
     init::start_thread(loaded.thread, &loaded.regs).expect("memory for a thread");
     Ok(loaded.process)
 }
@@ -231,13 +233,20 @@ fn ends_by(argument: &[u8], status: ExitStatus) {
 }
 
 ktest! {
-    /// Three programs for each CPU, each with its own contents of all extended registers, preempt each other.
+    /// Three programs on each CPU, each with its own contents of all extended registers, preempt each other. On a few
+    /// CPUs of many: programs on all of 64 would get no time on the host to be preempted in.
     fn extended_registers_survive_preemption() {
+        const BUSY: usize = 8;
         let switches = memory().counters.total(abi::Counter::Switch);
-        let count = 3 * Machine::cpu_count();
-        let mut programs = [const { None }; 3 * abi::MAX_CPUS];
+        let cpus = Machine::cpu_count();
+        let busy = cpus.min(BUSY);
+        let count = 3 * busy;
+        let mut programs = [const { None }; 3 * BUSY];
         for (number, place) in programs.iter_mut().enumerate().take(count) {
-            *place = Some(start(&[b'r', number as u8 + 1, 0]));
+            // From the first CPU to the last.
+            let cpu = CpuId(((number % busy) * (cpus - 1) / (busy - 1).max(1)) as u32);
+            let program = start_file(elf(), &[b'r', number as u8 + 1, 0], cpu.bit());
+            *place = Some(program.expect("a program that loads"));
         }
         for program in programs.into_iter().flatten() {
             // 3: a vector register, 4: MXCSR or the x87 control word, 5: the FS base.
@@ -273,7 +282,7 @@ ktest! {
             let mut file = try_box_slice(elf().len(), |place| elf()[place]).expect("memory for a file");
             // `e_entry` of the ELF header.
             file[24..32].copy_from_slice(&entry.to_le_bytes());
-            if let Ok(process) = start_file(&file, b"?0\0") {
+            if let Ok(process) = start_file(&file, b"?0\0", percpu::online()) {
                 assert_eq!(process.wait_exit(), ExitStatus::Signalled(signal::SIGSEGV), "entry {entry:#x}");
             }
         }

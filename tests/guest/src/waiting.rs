@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use abi::Errno;
 use abi::flags::futex::BITSET_MATCH_ANY;
 use kernel::ktest;
-use kernel::ktest::on_all_cpus;
+use kernel::ktest::{on_all_cpus, share};
 use kernel::platform::Machine;
 use linux::System;
 use sync::{FutexKey, Interruptible, Platform, WaitQueue, Waited};
@@ -17,9 +17,11 @@ ktest! {
         static PERMITS: AtomicU32 = AtomicU32::new(1);
         static TAKEN: AtomicU64 = AtomicU64::new(0);
         TAKEN.store(0, Ordering::Relaxed);
-        const ROUNDS: u64 = 5000;
+        fn rounds() -> u64 {
+            share(20_000, 5000)
+        }
         on_all_cpus(|_| {
-            for _ in 0..ROUNDS {
+            for _ in 0..rounds() {
                 let one_less = |left: u32| left.checked_sub(1);
                 let take = || PERMITS.try_update(Ordering::Acquire, Ordering::Relaxed, one_less).is_ok();
                 assert_eq!(QUEUE.wait_until(take, None, Interruptible::No), Waited::Woken);
@@ -32,7 +34,7 @@ ktest! {
                 QUEUE.wake_one();
             }
         });
-        assert_eq!(TAKEN.load(Ordering::Relaxed), ROUNDS * Machine::cpu_count() as u64);
+        assert_eq!(TAKEN.load(Ordering::Relaxed), rounds() * Machine::cpu_count() as u64);
         assert_eq!(PERMITS.load(Ordering::Relaxed), 1);
     }
 }
@@ -66,7 +68,10 @@ ktest! {
     /// The classic three-state mutex over a futex, fought for by all CPUs.
     fn futex_mutex_excludes_and_wakes() {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        const ROUNDS: u64 = 5000;
+
+        fn rounds() -> u64 {
+            share(40_000, 5000)
+        }
 
         fn lock() {
             if WORD.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
@@ -89,7 +94,7 @@ ktest! {
         WORD.store(0, Ordering::Relaxed);
         COUNT.store(0, Ordering::Relaxed);
         on_all_cpus(|_| {
-            for round in 0..ROUNDS {
+            for round in 0..rounds() {
                 lock();
                 // Not atomic as a whole: only the lock makes it right.
                 let seen = COUNT.load(Ordering::Relaxed);
@@ -100,7 +105,7 @@ ktest! {
                 unlock();
             }
         });
-        assert_eq!(COUNT.load(Ordering::Relaxed), ROUNDS * Machine::cpu_count() as u64);
+        assert_eq!(COUNT.load(Ordering::Relaxed), rounds() * Machine::cpu_count() as u64);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The guest tests' names, read out of the image's ELF file.
+//! The guest tests' names, read out of the image's ELF file: for the test harness and the soak.
 //!
 //! Tests register themselves by a record in the link section `ktests` (`kernel::ktest`): four words, the name's address and
 //! length, the function, and how it is meant to end.

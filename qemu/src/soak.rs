@@ -1,0 +1,295 @@
+//! `soak`: many machines one after another, each with random work, CPUs, memory and delays; stops at the first that fails.
+//!
+//! Each run follows from a seed of its own, which is printed before the run begins, and a failure prints the command
+//! that does just that run again. Several CPUs under one seed still run as the host lets them: what comes back is the
+//! work and the delays, not every interleaving; `--icount` has those.
+
+pub mod choice;
+pub mod work;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+
+use crate::cli::{MachineOptions, SoakOptions};
+use crate::draws::Draws;
+use crate::image::{Built, Image, kernel_image};
+use crate::machine::Machine;
+use crate::registry::{Ends, guest_tests};
+use crate::run::Run;
+use crate::say::say;
+use crate::{launch, status};
+use choice::{Choice, Fixed, choose, run_seed};
+use work::{Program, Work};
+
+/// How long one machine may take if nobody says: a busy host is slow, and a machine that hangs hangs for ever.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Bytes of a program's streams that a report shows, from their end.
+const STREAM_TAIL: usize = 4000;
+
+/// Runs the soak. Returns 0 if every run passed, else the status of the one that failed: the launcher's own, or
+/// [`status::WRONG`] if the machine was well and the program was not.
+///
+/// # Errors
+/// Something could not be built or started, or our own output not be written.
+pub fn main(machine: &MachineOptions, options: &SoakOptions) -> Result<u8> {
+    let soak = Soak::prepare(machine, options)?;
+    let seed = machine.seed.unwrap_or_else(fresh_seed);
+    let mut out = io::stdout().lock();
+    writeln!(out, "soak: {} runs from seed {seed:#x}", options.runs)?;
+    let mut tally = Tally::new();
+    for run in 0..options.runs {
+        let seed = run_seed(seed, run);
+        let choice = match choose(seed, &soak.fixed, &soak.tests) {
+            Ok(choice) => choice,
+            Err(kinds) => {
+                say(format_args!("there is no such work; there is: {}", kinds.join(", ")));
+                return Ok(status::BAD_INPUT);
+            }
+        };
+        let (image, boot) = soak.machine(&choice)?;
+        write!(out, "{:>5}  {choice}", run + 1)?;
+        out.flush()?;
+        let ended = boot.run();
+        // QEMU had the same signal from the terminal: whatever it made of it is no failure.
+        if soak.stop.load(Ordering::Relaxed) {
+            writeln!(out, "  stopped")?;
+            writeln!(out, "{tally}")?;
+            return Ok(status::INTERRUPTED);
+        }
+        let ended = ended?;
+        let failure = failure(&choice.work, &ended);
+        let verdict = failure.as_ref().map_or("passed".into(), |_| format!("FAILED: {}", ended.verdict.summary()));
+        writeln!(out, "  {:>6.1} s  {verdict}", ended.elapsed.as_secs_f32())?;
+        if let Some(failure) = failure {
+            writeln!(out, "{tally}")?;
+            out.flush()?;
+            return Ok(soak.report(&choice, &image, &ended, failure));
+        }
+        tally.count(choice.work.kind());
+    }
+    writeln!(out, "{tally}")?;
+    Ok(0)
+}
+
+/// A seed that nobody asked for: the time.
+fn fresh_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Draws::at(now.as_nanos() as u64, 0)
+}
+
+/// What all runs of a soak have in common.
+struct Soak<'a> {
+    options: &'a MachineOptions,
+    only: Option<&'a str>,
+    fixed: Fixed,
+    /// Names of the guest tests; none if they cannot be had.
+    tests: Vec<String>,
+    /// Somebody wants us to end.
+    stop: Arc<AtomicBool>,
+}
+
+/// Why a run failed.
+enum Failure {
+    /// The machine did not end as it should.
+    Machine,
+    /// It did, but what ran on it was wrong.
+    Program(String),
+}
+
+fn failure(work: &Work, run: &Run) -> Option<Failure> {
+    match status::of_failure(&run.verdict) {
+        Some(_) => Some(Failure::Machine),
+        None => work.complaint(run).map(Failure::Program),
+    }
+}
+
+impl<'a> Soak<'a> {
+    fn prepare(machine: &'a MachineOptions, options: &'a SoakOptions) -> Result<Soak<'a>> {
+        // The guest tests are a kernel of their own: one that is chosen on the command line does without.
+        let tests = if machine.kernel.is_some() || machine.release {
+            Vec::new()
+        } else {
+            let tests = guest_tests(&kernel_image(Image::Guest)?.elf)?;
+            tests.into_iter().filter(|test| test.ends == Ends::Returning).map(|test| test.name).collect()
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+            // The second time is meant: QEMU is killed with us.
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))
+                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+                .context("cannot listen for signals")?;
+        }
+        let only = options.only.as_deref();
+        let fixed = Fixed { cpus: machine.cpus, mem_mib: machine.mem, only: options.only.clone() };
+        Ok(Soak { options: machine, only, fixed, tests, stop })
+    }
+
+    /// The machine of one run, and what it boots.
+    fn machine(&self, choice: &Choice) -> Result<(Built, Machine)> {
+        let (image, program) = match &choice.work {
+            Work::GuestTests(_) => (kernel_image(Image::Guest)?, None),
+            Work::Program(program) => (launch::image(self.options)?, Some((program, program.build()?))),
+        };
+        let mut machine = launch::machine(&image, self.options)
+            .cpus(choice.cpus)
+            .mem_mib(choice.mem_mib)
+            .timeout(self.options.timeout.map_or(LIMIT, |seconds| Duration::from_secs(seconds.into())))
+            .seed(choice.seed)
+            .stats()
+            .stop_when(Arc::clone(&self.stop));
+        if let Some(seed) = choice.start_delays {
+            machine = machine.start_delays(seed);
+        }
+        let machine = match (&choice.work, program) {
+            (Work::Program(_), Some((program, file))) => machine.program(&file, Program::argv(program)),
+            (Work::GuestTests(names), _) => machine.tests(&names.iter().map(String::as_str).collect::<Vec<_>>()),
+            (Work::Program(_), None) => unreachable!("built above"),
+        };
+        Ok((image, machine))
+    }
+
+    /// Says everything about a run that failed, and returns its status.
+    fn report(&self, choice: &Choice, image: &Built, run: &Run, failure: Failure) -> u8 {
+        let work = choice.work.to_string();
+        let status = match failure {
+            Failure::Machine => launch::conclude(run, image, Path::new(&work)),
+            Failure::Program(complaint) => {
+                say(format_args!("{work}: {complaint}"));
+                say(run.console.trim_end());
+                status::WRONG
+            }
+        };
+        for (name, bytes) in [("standard output", &run.stdout), ("standard error", &run.stderr)] {
+            let tail = &bytes[bytes.len().saturating_sub(STREAM_TAIL)..];
+            if !tail.is_empty() {
+                say(format_args!("the program's {name} ended with:\n{}", String::from_utf8_lossy(tail).trim_end()));
+            }
+        }
+        say(format_args!("this run again: {}", self.again(choice)));
+        status
+    }
+
+    /// The command that does this run again.
+    fn again(&self, choice: &Choice) -> String {
+        let mut words = format!("cargo run -- soak --runs 1 --seed {:#x}", choice.seed);
+        let options = self.options;
+        let numbers = [("--cpus", options.cpus), ("--mem", options.mem), ("--timeout", options.timeout)];
+        for (name, value) in numbers {
+            if let Some(value) = value {
+                words += &format!(" {name} {value}");
+            }
+        }
+        if let Some(only) = self.only {
+            words += &format!(" --only '{only}'");
+        }
+        if options.release {
+            words += " --release";
+        }
+        if let Some(kernel) = &options.kernel {
+            words += &format!(" --kernel '{}'", kernel.display());
+        }
+        for plant in &options.plant {
+            words += &format!(" --plant {plant}");
+        }
+        words
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let starts = if self.start_delays.is_some() { "late starts" } else { "" };
+        let (seed, work) = (format!("{:#x}", self.seed), self.work.to_string());
+        write!(f, "{seed:<18}  {work:<32} {:>2} CPUs {:>4} MiB  {starts:<11}", self.cpus, self.mem_mib)
+    }
+}
+
+/// Runs that have passed.
+struct Tally {
+    began: Instant,
+    passed: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    fn new() -> Tally {
+        Tally { began: Instant::now(), passed: BTreeMap::new() }
+    }
+
+    fn count(&mut self, kind: &'static str) {
+        *self.passed.entry(kind).or_default() += 1;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.began.elapsed().as_secs();
+        let all: u64 = self.passed.values().sum();
+        write!(f, "soak: {all} runs passed in {}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)?;
+        let kinds: Vec<String> = self.passed.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        if kinds.is_empty() { Ok(()) } else { write!(f, " ({})", kinds.join(", ")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{self, Verb};
+
+    fn options(line: &str) -> (MachineOptions, SoakOptions) {
+        let cli = cli::parse(line.split(' ').map(Into::into)).unwrap();
+        let Some(Verb::Soak(soak)) = cli.verb else { panic!("{line}: no soak") };
+        (cli.machine, soak)
+    }
+
+    #[test]
+    fn the_command_for_one_run_chooses_that_run_again() {
+        let tests = vec!["a::b".to_owned()];
+        for line in [
+            "tessera soak",
+            "tessera soak --runs 7 --cpus 4 --seed 0x77",
+            "tessera soak --mem 300 --timeout 9 --only churn --release --plant leak-frame --plant other",
+            "tessera --kernel /k/elf soak --cpus 64",
+        ] {
+            let (machine, soak_options) = options(line);
+            let fixed = |machine: &MachineOptions, soak: &SoakOptions| Fixed {
+                cpus: machine.cpus,
+                mem_mib: machine.mem,
+                only: soak.only.clone(),
+            };
+            let soak = Soak {
+                options: &machine,
+                only: soak_options.only.as_deref(),
+                fixed: fixed(&machine, &soak_options),
+                tests: tests.clone(),
+                stop: Arc::default(),
+            };
+            for run in 0..50 {
+                let choice = choose(run_seed(12, run), &soak.fixed, &soak.tests).unwrap();
+                let again = soak.again(&choice).replace("cargo run -- ", "tessera ").replace('\'', "");
+                let (repeated, repeated_options) = options(&again);
+                assert_eq!(repeated_options.runs, 1);
+                let seed = run_seed(repeated.seed.unwrap(), 0);
+                assert_eq!(choose(seed, &fixed(&repeated, &repeated_options), &tests), Ok(choice), "{again}");
+                assert_eq!(
+                    (repeated.release, &repeated.kernel, &repeated.plant, repeated.timeout),
+                    (machine.release, &machine.kernel, &machine.plant, machine.timeout)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_tally_names_what_was_done() {
+        let mut tally = Tally::new();
+        assert_eq!(tally.to_string(), "soak: 0 runs passed in 0:00:00");
+        ["demo", "hello", "demo"].iter().for_each(|kind| tally.count(kind));
+        assert_eq!(tally.to_string(), "soak: 3 runs passed in 0:00:00 (demo 2, hello 1)");
+    }
+}
