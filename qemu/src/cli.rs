@@ -189,6 +189,10 @@ pub struct RunOptions {
     /// Print each CPU's counters and the account of page frames to standard error at the end
     #[arg(long)]
     pub stats: bool,
+    /// Count instructions, locked instructions and shared lines between the program's markers, and print them to standard
+    /// error at the end
+    #[arg(long)]
+    pub count: bool,
     /// Put a variable into the program's environment; it has no others
     #[arg(long, value_name = "NAME=VALUE", value_parser = clap::builder::OsStringValueParser::new())]
     pub env: Vec<OsString>,

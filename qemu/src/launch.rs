@@ -8,6 +8,7 @@ use abi::Counter;
 use anyhow::Result;
 
 use crate::cli::{self, Cli, MachineOptions, NoCommand, RunOptions, Verb};
+use crate::count::{Counting, Mode};
 use crate::image::{Built, Image, disk_image, kernel_image};
 use crate::machine::{Machine, Stdin};
 use crate::program;
@@ -162,6 +163,10 @@ fn run_program(options: &MachineOptions, run: &RunOptions) -> Result<u8> {
     if run.stats {
         machine = machine.stats();
     }
+    let counting = if run.count { Some(Counting::new(Mode::Count)?) } else { None };
+    if let Some(counting) = &counting {
+        machine = counting.of(machine);
+    }
     let show_log = options.log.is_some();
     let mut out = io::stdout().lock();
     let ended = machine.run_with(|event| match event {
@@ -177,6 +182,11 @@ fn run_program(options: &MachineOptions, run: &RunOptions) -> Result<u8> {
         if let Some(frames) = &ended.frames {
             say(frames.summary());
         }
+    }
+    if let Some(counting) = counting
+        && ended.verdict == Verdict::Done
+    {
+        eprint!("{}", counting.counts()?.table(&Symbols::load(&image.elf)?));
     }
     Ok(conclude(&ended, &image, &program))
 }

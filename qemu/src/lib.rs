@@ -14,6 +14,7 @@
 //! | [`wire`], [`console`], [`stats`] | what do its bytes mean? |
 //! | [`monitor`], [`symbols`] | where is each CPU? |
 //! | [`cli`], [`launch`] | what does the person want? |
+//! | [`count`] | what did the machine do, seen from outside? |
 //! | [`program`] | can this file run at all? |
 //! | [`soak`] | how do a thousand random machines end? |
 //! | [`registry`] | which guest tests are there? |
@@ -32,6 +33,7 @@
 
 pub mod cli;
 pub mod console;
+pub mod count;
 pub mod draws;
 pub mod emulator;
 pub mod image;

@@ -325,7 +325,7 @@ fn nul_ended(strings: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Payload {
 }
 
 /// A QEMU option that ends in a path: commas in the path are doubled, which is how QEMU's options quote them.
-fn joined(option: &str, path: &Path) -> OsString {
+pub(crate) fn joined(option: &str, path: &Path) -> OsString {
     let mut bytes = option.as_bytes().to_vec();
     for &byte in path.as_os_str().as_bytes() {
         bytes.push(byte);

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -36,9 +37,7 @@ pub fn c_program(source: &Path) -> Result<PathBuf> {
     let dir = workspace::target("user-c")?;
     let program = dir.join(name);
     let made = fs::metadata(&program).and_then(|meta| meta.modified()).ok();
-    let written = fs::metadata(source)
-        .and_then(|meta| meta.modified())
-        .with_context(|| format!("cannot read {}", source.display()))?;
+    let written = written(source).with_context(|| format!("cannot read {}", source.display()))?;
     if made.is_some_and(|made| made > written) {
         return Ok(program);
     }
@@ -53,4 +52,16 @@ pub fn c_program(source: &Path) -> Result<PathBuf> {
     ensure!(status.success(), "compiling {} failed ({status})", source.display());
     fs::rename(&output, &program).with_context(|| format!("cannot write {}", program.display()))?;
     Ok(program)
+}
+
+/// When a C file was last written, or one of the headers beside it, which it may include.
+fn written(source: &Path) -> std::io::Result<SystemTime> {
+    let mut newest = fs::metadata(source)?.modified()?;
+    let beside = source.parent().map(fs::read_dir).transpose()?;
+    for entry in beside.into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "h") {
+            newest = newest.max(entry.metadata()?.modified()?);
+        }
+    }
+    Ok(newest)
 }

@@ -133,7 +133,7 @@ impl Symbols {
     }
 
     /// The name of the function that holds `address`.
-    fn function(&self, address: u64) -> Option<&str> {
+    pub(crate) fn function(&self, address: u64) -> Option<&str> {
         self.find(address).map(|(_, name)| name)
     }
 

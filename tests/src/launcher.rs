@@ -68,7 +68,7 @@ pub fn built_files() -> Result<BTreeMap<PathBuf, SystemTime>> {
     for entry in std::fs::read_dir(&target).with_context(|| format!("cannot read {}", target.display()))? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if ["images", "kernel-", "boot-", "user-"].iter().any(|kind| name.starts_with(kind)) {
+        if ["images", "kernel-", "boot-", "user-", "plugin-"].iter().any(|kind| name.starts_with(kind)) {
             collect(&entry.path(), 3, &mut files)?;
         }
     }

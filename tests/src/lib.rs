@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod child;
+pub mod counted;
 pub mod counters;
 pub mod guest;
 pub mod launcher;

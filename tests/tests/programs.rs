@@ -5,6 +5,7 @@
 //! | `same::` | output, errors and status are the same on both systems |
 //! | `killed::` | what a signal ends, it ends on both, and the kernel goes on to account for every frame |
 //! | `counts::` | the kernel's fault counters against the program's own count, and how many faults fell back |
+//! | `counted::` | the counter outside the machine against loops that were counted by hand |
 //! | `kernel::` | what has no counterpart on Linux: memory runs out, random calls, a planted leak, the demonstration |
 //! | `launcher::` | command line, streams, exit status, time limit, signals, and that a second run builds nothing |
 
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
+use tests::counted;
 use tests::counters;
 use tests::oracle::Source::{C, Rust};
 use tests::oracle::{self, Case};
@@ -23,6 +25,8 @@ fn main() -> ExitCode {
     same(&mut trials);
     killed(&mut trials);
     counts(&mut trials);
+    trials.add("counted::by_hand::rust_cpus2", counted::on_two_cpus);
+    trials.add("counted::by_hand::c_cpus1", counted::on_one_cpu);
     kernel(&mut trials);
     launcher::add(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials.0).exit_code()

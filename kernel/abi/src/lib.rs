@@ -11,6 +11,7 @@
 //! | [`point`](mod@point) | schedule points, and the text that says what happens at them | host tools |
 //! | [`fw_cfg`] | names of the files that the launcher hands to the kernel | host tools |
 //! | [`event`] | records of the per-CPU event rings | host tools |
+//! | [`marker`] | instructions that open and close a counter's windows | programs, host tools |
 //! | [`exit`] | values written to the debug-exit port | host tools |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -25,6 +26,7 @@ pub mod exit;
 pub mod flags;
 pub mod fw_cfg;
 pub mod lock;
+pub mod marker;
 pub mod nr;
 pub mod point;
 pub mod wire;

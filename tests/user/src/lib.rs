@@ -6,9 +6,11 @@
 //! | [`raw`] | system calls without the C library's help, and the names of errors |
 //! | [`region`] | one anonymous mapping: map, touch, re-protect, drop contents, unmap |
 //! | [`pattern`] | what a page holds in a given round, so that any other content is noticed |
+//! | [`marker`] | where a stretch begins and ends that somebody outside the machine counts |
 //! | [`churn`] | the loop of `churn` and `demo`: everything a mapping can live through, checked after every step |
 
 pub mod churn;
+pub mod marker;
 pub mod pattern;
 pub mod raw;
 pub mod region;
