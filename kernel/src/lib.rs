@@ -34,6 +34,7 @@ pub mod heap;
 pub mod init;
 pub mod ktest;
 pub mod log;
+pub mod machine;
 pub mod memory;
 pub mod panic;
 pub mod platform;

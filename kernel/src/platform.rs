@@ -1,12 +1,11 @@
-//! [`Machine`]: this computer, as the portable crates see it through [`sync::Platform`].
+//! What [`Machine`] can do for the portable crates: [`sync::Platform`] for this computer.
 
 use sync::{CpuId, CpuSet, FlushRequest, InterruptState, Platform, ThreadId, TransactionEdge};
 
 use crate::arch::{cpu, ipi, paging, percpu, timer, tlb};
 use crate::sched;
 
-/// The real machine. Never made: only its functions are used.
-pub enum Machine {}
+pub use crate::machine::Machine;
 
 impl Platform for Machine {
     #[inline]

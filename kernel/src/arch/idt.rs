@@ -88,6 +88,9 @@ macro_rules! pop_registers {
 }
 
 /// Entry of all vectors but the paranoid four.
+///
+/// # Safety
+/// Only for the stubs: the stack holds what the CPU and the stub have pushed.
 #[unsafe(naked)]
 unsafe extern "C" fn trap_entry() {
     naked_asm!(
@@ -112,6 +115,9 @@ unsafe extern "C" fn trap_entry() {
 }
 
 /// Entry of debug, NMI, double fault and machine check.
+///
+/// # Safety
+/// Only for the stubs: the stack holds what the CPU and the stub have pushed.
 #[unsafe(naked)]
 unsafe extern "C" fn paranoid_entry() {
     naked_asm!(

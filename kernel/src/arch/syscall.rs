@@ -50,6 +50,9 @@ pub fn init_cpu() {
 }
 
 /// Where `syscall` lands: ring 0, interrupts off, the program's stack and GS.
+///
+/// # Safety
+/// Only for the `syscall` instruction: GS is the program's, and the kernel's is in the swapped base.
 #[unsafe(naked)]
 unsafe extern "C" fn entry() {
     naked_asm!(

@@ -127,6 +127,9 @@ unsafe extern "C" {
 }
 
 /// Where the trampoline jumps in the upper half: tables in RDI, stack in RSI.
+///
+/// # Safety
+/// Only for the trampoline: the tables map the kernel and the stack, and this CPU runs on nothing else.
 #[unsafe(naked)]
 unsafe extern "C" fn upper_half() -> ! {
     naked_asm!(

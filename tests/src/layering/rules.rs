@@ -1,0 +1,232 @@
+//! The rules: who may use whom, in which order modules stand, and which places may do what others must not.
+//!
+//! A new package gets a line in [`CRATES`], a new module a place in [`LAYERS`]. Whatever is excused here says why.
+
+/// A package and what it may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Crate {
+    /// Its name.
+    pub name: &'static str,
+    /// Packages of this workspace that it uses.
+    pub may_use: &'static [&'static str],
+    /// Packages that its tests use besides.
+    pub tests_may_use: &'static [&'static str],
+    /// Whether it may use [`MACHINE_LIBRARIES`].
+    pub machine: bool,
+}
+
+const fn portable(name: &'static str, may_use: &'static [&'static str]) -> Crate {
+    Crate { name, may_use, tests_may_use: &[], machine: false }
+}
+
+const fn machine(name: &'static str, may_use: &'static [&'static str]) -> Crate {
+    Crate { name, may_use, tests_may_use: &[], machine: true }
+}
+
+/// Every package of the workspace, those that others stand on first: a line uses earlier lines only.
+pub const CRATES: &[Crate] = &[
+    // In the kernel.
+    portable("abi", &[]),
+    portable("sync", &["abi"]),
+    portable("mm", &["abi", "sync"]),
+    portable("linux", &["abi", "sync", "mm"]),
+    machine("kernel", &["abi", "sync", "mm", "linux"]),
+    machine("guest", &["abi", "sync", "mm", "linux", "kernel"]),
+    // On the host.
+    portable("boot", &[]),
+    portable("qemu", &["abi"]),
+    portable("user", &[]),
+    portable("tests", &["abi", "qemu"]),
+];
+
+/// The packages that know no machine: no statics, assembly, printing, and no question about the build.
+pub const PORTABLE: [&str; 4] = ["abi", "sync", "mm", "linux"];
+
+/// Libraries that know one machine.
+pub const MACHINE_LIBRARIES: &[&str] = &["x86_64", "bootloader_api", "uart_16550", "acpi"];
+
+/// The order of a package's modules.
+#[derive(Clone, Copy, Debug)]
+pub struct Layers {
+    /// The package.
+    pub package: &'static str,
+    /// Modules directly under `src`, lowest layer first. A module names modules of lower lines only.
+    pub lines: &'static [&'static str],
+    /// Edges against the order, each with its reason; for files of one directory by their full paths (`sched::sleep`).
+    pub exceptions: &'static [Exception],
+}
+
+/// One edge that is allowed against the order.
+#[derive(Clone, Copy, Debug)]
+pub struct Exception {
+    /// The module that names.
+    pub from: &'static str,
+    /// The module named.
+    pub to: &'static str,
+    /// Why.
+    pub why: &'static str,
+}
+
+impl Exception {
+    /// Whether this is the edge.
+    pub fn covers(&self, from: &str, to: &str) -> bool {
+        self.from == from && self.to == to
+    }
+}
+
+/// A place that may do what its package must not.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed {
+    /// A file, or the beginning of its path without `.rs`.
+    pub file: &'static str,
+    /// Why.
+    pub why: &'static str,
+}
+
+impl Allowed {
+    /// Whether `file` is this place or under it.
+    pub fn covers(&self, file: &str) -> bool {
+        let rest = file.strip_prefix(self.file);
+        rest.is_some_and(|rest| rest.is_empty() || rest == ".rs" || rest.starts_with('/'))
+    }
+
+    /// Whether the place is in the package at `dir`.
+    pub fn is_in(&self, dir: &str) -> bool {
+        self.file.strip_prefix(dir).is_some_and(|rest| rest.starts_with("/src"))
+    }
+}
+
+const fn because(why: &'static str, from: &'static str, to: &'static str) -> Exception {
+    Exception { from, to, why }
+}
+
+/// The order of modules, package by package. A directory's name stands for all files in it that have no place of their own.
+pub const LAYERS: &[Layers] = &[
+    Layers { package: "abi", lines: &["counter errno event exit flags fw_cfg lock nr point wire"], exceptions: &[] },
+    Layers {
+        package: "sync",
+        lines: &[
+            "list platform primitive",
+            "counters park point testing",
+            "spin",
+            "alloc fair futex rcu wait",
+            "vma_lock",
+            "txn",
+        ],
+        exceptions: &[because(
+            "a mark is read through its cell, and a cell hands out its mark",
+            "vma_lock::mark",
+            "vma_lock::cell",
+        )],
+    },
+    Layers {
+        package: "mm",
+        lines: &[
+            "addr few tree vma",
+            "error",
+            "frame",
+            "memory paging",
+            "space",
+            "brk edit gather load placement report",
+            "fault protect testing unmap",
+            "advise map",
+        ],
+        exceptions: &[
+            because("the address space holds the break, whose call it serves", "space", "brk"),
+            because("a place is found for a request, which is the call's own type", "placement", "map"),
+        ],
+    },
+    Layers {
+        package: "linux",
+        lines: &[
+            "elf ids",
+            "system",
+            "files seen stack usercopy",
+            "limits",
+            "signal",
+            "report thread",
+            "process",
+            "exit fault load",
+            "call",
+        ],
+        exceptions: &[
+            because("the machine keeps threads, which are generic over the machine", "system", "thread"),
+            because("the machine shows reports", "system", "report"),
+            because("a signal that nothing handles ends a process", "signal", "process"),
+            because("a signal is pending for a thread", "signal", "thread"),
+            because("a deadly signal is reported", "signal", "report"),
+            because("a thread keeps its process alive, which lists its threads", "thread", "process"),
+        ],
+    },
+    Layers {
+        package: "kernel",
+        lines: &[
+            "machine arch::context arch::fpu arch::percpu",
+            "arch::cpu arch::gdt",
+            "arch::idt arch::paging arch::user",
+            "acpi arch::apic fw_cfg",
+            "arch::ipi arch::timer clock console heap random stream",
+            "arch::smp exit log",
+            "memory point",
+            "arch::tlb stack",
+            "sched",
+            "platform",
+            "arch",
+            "arch::syscall arch::uaccess panic",
+            "arch::fault",
+            "arch::trap",
+            "accounts system",
+            "ktest",
+            "init",
+            "boot",
+            "main",
+        ],
+        exceptions: &[
+            because("the stubs call what decodes", "arch::idt", "arch::trap"),
+            because("a fatal trap's report shows the trap's registers", "arch::fault", "arch::trap"),
+            because("a panic prints the report of the trap that led to it", "panic", "arch::fault"),
+            because("a panic starts from the registers of a trap", "panic", "arch::trap"),
+            because("a program's start and end are registers of a trap", "sched", "arch::trap"),
+            because("a program's exception is reported by its name", "sched", "arch::fault"),
+            because("each CPU that schedules takes calls", "sched", "arch::syscall"),
+            because("a stack is unmapped when every CPU has passed by the scheduler", "stack", "sched"),
+            because("a queue links threads, which hold its links", "sched::runqueue", "sched::thread"),
+            because("a sleep list links threads, which hold its links", "sched::sleep", "sched::thread"),
+            because("a thread's first steps come out of a switch, and a switch reaps", "sched::switch", "sched::spawn"),
+            because("a switch begins a slice, and a tick asks who runs", "sched::switch", "sched::tick"),
+            because("a program's thread begins in user mode", "sched::spawn", "sched::user"),
+        ],
+    },
+    Layers {
+        package: "qemu",
+        lines: &[
+            "console draws program say stats wire",
+            "nested workspace",
+            "packages symbols",
+            "monitor run toolchain",
+            "status stream",
+            "emulator image programs",
+            "machine",
+            "cli session",
+            "launch",
+            "main",
+        ],
+        exceptions: &[because("starting a machine is a method of it", "machine", "session")],
+    },
+];
+
+/// Who may ask which build this is (`cfg` of `loom`, `shuttle`, `target_...`).
+pub const BUILD_FACADES: &[Allowed] = &[
+    Allowed { file: "kernel/sync/src/primitive", why: "the façade: atomics of `core` or of a model" },
+    Allowed { file: "kernel/sync/src/testing", why: "its hosted CPUs are threads, the host's or the model's" },
+    Allowed { file: "kernel/src/lib.rs", why: "on the host the package is an empty shell" },
+    Allowed { file: "kernel/src/main.rs", why: "on the host the package is an empty shell" },
+    Allowed { file: "tests/guest/src/main.rs", why: "on the host the package is an empty shell" },
+];
+
+/// Which parts of the portable crates may have statics and print.
+pub const HOSTED_FACADES: &[Allowed] = &[
+    Allowed { file: "kernel/sync/src/primitive/model", why: "a model's own state, in builds for the model only" },
+    Allowed { file: "kernel/sync/src/testing", why: "the hosted platform, behind the feature `testing`" },
+    Allowed { file: "kernel/mm/src/testing", why: "the hosted machine, behind the feature `testing`" },
+];
