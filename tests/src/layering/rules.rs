@@ -32,6 +32,8 @@ pub const CRATES: &[Crate] = &[
     portable("linux", &["abi", "sync", "mm"]),
     machine("kernel", &["abi", "sync", "mm", "linux"]),
     machine("guest", &["abi", "sync", "mm", "linux", "kernel"]),
+    // Before the kernel.
+    machine("direct", &["abi"]),
     // On the host.
     portable("boot", &[]),
     portable("qemu", &["abi"]),
@@ -221,6 +223,7 @@ pub const BUILD_FACADES: &[Allowed] = &[
     Allowed { file: "kernel/sync/src/testing", why: "its hosted CPUs are threads, the host's or the model's" },
     Allowed { file: "kernel/src/lib.rs", why: "on the host the package is an empty shell" },
     Allowed { file: "kernel/src/main.rs", why: "on the host the package is an empty shell" },
+    Allowed { file: "boot/direct/src/main.rs", why: "on the host the package is an empty shell" },
     Allowed { file: "tests/guest/src/main.rs", why: "on the host the package is an empty shell" },
 ];
 
