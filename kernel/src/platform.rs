@@ -75,7 +75,7 @@ impl Platform for Machine {
 
     #[cfg(debug_assertions)]
     #[inline]
-    fn point(point: sync::Point) {
+    fn point(point: sync::Point, _detail: u64) {
         crate::point::pass(point);
     }
 

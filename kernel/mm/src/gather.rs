@@ -9,7 +9,7 @@
 
 use abi::Counter;
 use arrayvec::ArrayVec;
-use sync::{FlushRequest, FlushScope, Platform, point};
+use sync::{FlushRequest, FlushScope, Platform, point, primitive::mutant};
 
 use crate::{
     frame::{Frame, FrameList},
@@ -53,7 +53,7 @@ impl<'a, P: Platform> Gather<'a, P> {
 
     /// The translation of `addr` was taken away, or lost rights.
     pub(crate) fn flush_page(&mut self, addr: u64) {
-        if self.all == Scope::Listed && self.pages.try_push(addr).is_err() {
+        if self.all == Scope::Listed && self.pages.try_push(addr).is_err() && !mutant("gather-forgets-pages") {
             self.all = Scope::All;
         }
     }
@@ -75,7 +75,9 @@ impl<'a, P: Platform> Gather<'a, P> {
         if unlinked.is_empty() {
             return;
         }
-        self.all = Scope::All;
+        if !mutant("gather-keeps-uppers") {
+            self.all = Scope::All;
+        }
         let tables = &self.space.tables;
         let (frames, space) = (&mut self.frames, self.space);
         tables.dismantle(unlinked, &mut |entry| frames.push(frame_of(space, entry), 0), &mut self.tables);
@@ -88,12 +90,23 @@ impl<'a, P: Platform> Gather<'a, P> {
     /// Flushes, waits for all acknowledgements, frees.
     pub(crate) fn finish(mut self) {
         point!(P, "before-flush");
-        self.flush();
+        if mutant("gather-frees-pages-first") {
+            self.frames = FrameList::new(self.space.memory.frames);
+        }
+        if mutant("gather-frees-tables-first") {
+            self.tables = FrameList::new(self.space.memory.frames);
+        }
+        if !mutant("gather-no-flush") {
+            self.flush();
+        }
         point!(P, "after-flush");
         while let Some((frame, _)) = self.frames.pop() {
             drop(frame);
         }
         while let Some((table, _)) = self.tables.pop() {
+            if mutant("gather-no-grace") {
+                continue; // the table is dropped, hence free at once
+            }
             self.space.memory.frames.free_after_grace(table, &self.space.memory.rcu);
         }
     }
@@ -104,7 +117,10 @@ impl<'a, P: Platform> Gather<'a, P> {
             Scope::Listed => FlushScope::Pages(&self.pages),
             Scope::All => FlushScope::All,
         };
-        let cpus = self.space.update.cpus_to_flush();
+        let mut cpus = self.space.update.cpus_to_flush();
+        if mutant("gather-flushes-self") {
+            cpus.0 &= P::cpu().bit().0;
+        }
         if cpus.is_empty() {
             return;
         }

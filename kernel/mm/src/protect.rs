@@ -7,7 +7,7 @@
 use core::ops::Range;
 
 use abi::{Errno, USER_END, flags::prot};
-use sync::{Abort, Platform, RcuGuard, Txn};
+use sync::{Abort, Platform, RcuGuard, Txn, primitive::mutant};
 
 use crate::{
     addr::{PageRange, is_page_aligned, page_ceil},
@@ -82,7 +82,7 @@ impl<P: Platform> AddressSpace<P> {
                     let new = Entry::page(old.phys(), rights);
                     match cell.compare_exchange(old, new) {
                         Ok(()) => {
-                            if old.loses_rights(new) {
+                            if old.loses_rights(new) && !mutant("protect-no-flush") {
                                 gather.flush_page(addr);
                             }
                             break;

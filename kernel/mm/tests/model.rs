@@ -3,12 +3,15 @@
 //! The model is so plain because mappings are always as few as they can be: neighbours that are alike are one. So it
 //! predicts not only every answer, but every mapping's bounds.
 
+use std::mem::ManuallyDrop;
+
 use abi::flags::{madv, map};
 use mm::{
     Access, Errno, FaultError, MapRequest, PAGE_SIZE, Rights, VmaFlags,
     testing::{Machine, Process, User},
 };
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestRunner};
+use sync::testing::planted;
 
 /// Pages that the calls work on: they lie across the end of a page table, and of a directory.
 const PAGES: usize = 24;
@@ -163,28 +166,57 @@ fn check(process: &Process, cpus: [&User<'_>; 2], model: &mut Model, op: &Op) ->
     Ok(())
 }
 
-#[test]
-fn address_spaces_do_what_the_model_does() {
-    let machine = Machine::new(2048);
+/// A random program, played from its start to its end; `seed` is what its TLBs load by themselves.
+fn play(machine: &'static Machine, ops: &[Op], seed: u64) -> Result<(), TestCaseError> {
     let before = machine.usage();
-    proptest!(ProptestConfig::with_cases(400), |(ops in ops())| {
-        let process = Process::new(machine);
-        // One thread plays both CPUs: an access by the one finds what calls on the other have left in its TLB.
-        process.run_on(0, |zero| process.run_on(1, |one| {
+    // Not dropped if the test fails: nothing is known of it then.
+    let process = ManuallyDrop::new(Process::seeded(machine, seed));
+    // One thread plays both CPUs: an access by the one finds what calls on the other have left in its TLB.
+    process.run_on(0, |zero| {
+        process.run_on(1, |one| {
             let mut model = Model([None; PAGES]);
-            for op in &ops {
+            for op in ops {
                 check(&process, [zero, one], &mut model, op)?;
             }
             for page in 0..PAGES {
                 check(&process, [zero, one], &mut model, &Op::Load { cpu: page % 2, page })?;
             }
             Ok::<(), TestCaseError>(())
-        }))?;
-        machine.on_cpu(0, || {
-            drop(process);
-            machine.drain();
-        });
-        let after = machine.usage();
-        prop_assert_eq!(after.owned, before.owned);
+        })
+    })?;
+    machine.on_cpu(0, || {
+        drop(ManuallyDrop::into_inner(process));
+        machine.drain();
     });
+    prop_assert_eq!(machine.usage().owned, before.owned);
+    Ok(())
+}
+
+#[test]
+fn address_spaces_do_what_the_model_does() {
+    let machine = Machine::new(2048);
+    proptest!(ProptestConfig::with_cases(400), |(ops in ops(), seed: u64)| {
+        play(machine, &ops, seed)?;
+    });
+}
+
+/// The same with one mistake planted: random programs find each.
+#[test]
+fn planted_mistakes_are_found() {
+    for mistake in [
+        "gather-no-flush",
+        "gather-flushes-self",
+        "gather-frees-pages-first",
+        "gather-frees-tables-first",
+        "gather-keeps-uppers",
+        "protect-no-flush",
+    ] {
+        let machine = Machine::new(2048);
+        let config =
+            ProptestConfig { max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::with_cases(400) };
+        let found = TestRunner::new(config)
+            .run(&(ops(), any::<u64>()), |(ops, seed)| planted(Some(mistake), || play(machine, &ops, seed)));
+        println!("{mistake}: {found:?}");
+        assert!(found.is_err(), "{mistake}: not found");
+    }
 }

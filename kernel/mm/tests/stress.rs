@@ -4,7 +4,7 @@
 //! knows what every word of them must be. Besides, all of them touch one shared mapping that one CPU keeps changing. At
 //! the end every frame is accounted for.
 
-use std::thread;
+use std::{process::Command, thread};
 
 use abi::{
     Counter,
@@ -14,7 +14,7 @@ use mm::{
     FaultError, MMAP_BASE, MapRequest, PAGE_SIZE,
     testing::{Machine, Process, User},
 };
-use sync::testing::{run_seed, shaken};
+use sync::testing::{planted, run_seed, shaken};
 
 const RW: u32 = prot::READ | prot::WRITE;
 const CPUS: u32 = 4;
@@ -70,6 +70,7 @@ impl Worker<'_> {
 
     fn step(&mut self) {
         let range = self.range();
+        let chunk = range.start - range.start % CHUNK as usize;
         let (addr, len) = (self.addr(range.start), range.len() as u64 * P);
         let space = &self.process.space;
         match self.random.below(12) {
@@ -100,6 +101,9 @@ impl Worker<'_> {
             6 => self.private_round(),
             _ => range.for_each(|page| self.touch(page)),
         }
+        // Nobody else's calls or faults concern our pages, and ours is over.
+        let (first, last) = (self.addr(chunk), self.addr(chunk + CHUNK as usize - 1));
+        self.process.check_tlbs_at(first..last + P);
         self.user.tick();
     }
 
@@ -162,12 +166,36 @@ fn rounds() -> u64 {
     std::env::var("TESSERA_STRESS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3000)
 }
 
+/// The mistake that this run shall make (`TESSERA_PLANT`): the first failed check then ends the process, for what is left of
+/// the address space may keep other threads waiting for ever.
+fn mistake() -> Option<&'static str> {
+    let name = std::env::var("TESSERA_PLANT").ok()?;
+    std::panic::set_hook(Box::new(|panic| {
+        println!("found: {panic}");
+        std::process::exit(1);
+    }));
+    Some(name.leak())
+}
+
+/// With one mistake planted, each in a process of its own: the stress must find it.
+#[test]
+fn planted_mistakes_are_found() {
+    for mistake in ["gather-no-flush", "gather-flushes-self", "gather-frees-pages-first", "protect-no-flush"] {
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "four_cpus_share_an_address_space", "--nocapture"]).env("TESSERA_PLANT", mistake);
+        let run = again.output().unwrap();
+        let out = String::from_utf8_lossy(&run.stdout);
+        println!("{mistake}: {out}");
+        assert!(run.status.code() == Some(1) && out.contains("found: "), "{mistake}: not found ({})", run.status);
+    }
+}
+
 #[test]
 fn four_cpus_share_an_address_space() {
-    let seed = run_seed();
+    let (seed, mistake) = (run_seed(), mistake());
     let machine = Machine::new(8192);
     let before = machine.usage();
-    let process = Process::new(machine);
+    let process = Process::seeded(machine, seed);
     machine.on_cpu(0, || process.space.mmap(MapRequest::fixed(SHARED, SHARED_PAGES * P, RW)).unwrap());
     thread::scope(|scope| {
         for cpu in 0..CPUS {
@@ -178,7 +206,8 @@ fn four_cpus_share_an_address_space() {
                     let random = Random(seed.rotate_left(7) ^ 0x9e37_79b9_7f4a_7c15 ^ cpu_seed);
                     let pages = [None; (CHUNK * CHUNKS) as usize];
                     let mut worker = Worker { process, user, cpu: u64::from(cpu), random, pages };
-                    shaken(seed, cpu_seed, || (0..rounds()).for_each(|_| worker.step()));
+                    let mut rounds = || (0..rounds()).for_each(|_| worker.step());
+                    shaken(seed, cpu_seed, || planted(mistake, &mut rounds));
                 });
             });
         }

@@ -181,7 +181,8 @@ pub trait Platform: Sized + Send + Sync + 'static {
 
     /// The caller passes a schedule point ([`crate::point!`]). May take a while, but ends by itself, never sleeps, and
     /// serves TLB flush requests as [`Platform::relax`] does. Not called in builds without debug assertions.
-    fn point(point: Point) {
-        let _ = point;
+    /// `detail` is what the point is about, such as a frame's physical address, for platforms that check something there; or 0.
+    fn point(point: Point, detail: u64) {
+        let _ = (point, detail);
     }
 }

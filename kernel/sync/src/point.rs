@@ -14,12 +14,16 @@
 //! Points stand in code with interrupts on and off, under spin locks, and inside slot and RCU sections. So whatever happens
 //! there never sleeps, ends by itself, and serves TLB flush requests meanwhile.
 
-/// A schedule point of platform `P`, by a name of [`abi::point`]; a name that is not there does not compile.
+/// A schedule point of a platform, by a name of [`abi::point`]; a name that is not there does not compile. A third argument, a
+/// `u64`, is what the point is about.
 #[macro_export]
 macro_rules! point {
     ($platform:ty, $name:literal) => {
+        $crate::point!($platform, $name, 0)
+    };
+    ($platform:ty, $name:literal, $detail:expr) => {
         if $crate::primitive::POINTS {
-            <$platform as $crate::Platform>::point(const { $crate::Point::named($name) });
+            <$platform as $crate::Platform>::point(const { $crate::Point::named($name) }, $detail);
         }
     };
 }

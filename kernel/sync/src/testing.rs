@@ -12,8 +12,10 @@ use core::cell::Cell;
 
 use crate::{CpuId, CpuSet, FlushRequest, InterruptState, Platform, Point, ThreadId};
 
+mod plant;
 mod point;
 
+pub use plant::{is_planted, planted};
 pub use point::{at_point, run_seed, shaken};
 
 /// How many CPUs [`Host`] has.
@@ -36,11 +38,13 @@ pub struct Hooks {
     pub relax: fn(),
     /// [`Platform::nudge`].
     pub nudge: fn(CpuSet),
+    /// [`Platform::point`], before anything else happens there.
+    pub point: fn(Point, u64),
 }
 
 impl Hooks {
     /// Nothing more than [`Host`] itself does.
-    pub const NONE: Hooks = Hooks { shootdown: |_| 0, relax: || {}, nudge: |_| {} };
+    pub const NONE: Hooks = Hooks { shootdown: |_| 0, relax: || {}, nudge: |_| {}, point: |_, _| {} };
 }
 
 static HOOKS: std::sync::OnceLock<Hooks> = std::sync::OnceLock::new();
@@ -183,7 +187,8 @@ impl Platform for Host {
         (hooks().nudge)(cpus);
     }
 
-    fn point(point: Point) {
+    fn point(point: Point, detail: u64) {
+        (hooks().point)(point, detail);
         point::pass(point);
     }
 }

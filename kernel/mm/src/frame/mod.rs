@@ -392,7 +392,7 @@ impl<P: Platform> Drop for Frame<P> {
         if meta.refs().load(Ordering::Acquire) != 1 && meta.refs().fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
-        point!(P, "frame-freeing");
+        point!(P, "frame-freeing", self.phys());
         let order = meta.order();
         if cfg!(debug_assertions) {
             // SAFETY: the last handle owns these bytes.

@@ -2,13 +2,14 @@
 //!
 //! For tests of this crate and of the crates above. [`Machine`] has the memory; [`Process`] is an address space with its
 //! CPUs' TLBs; a [`User`] is the program on one CPU: its loads and stores go through the TLB, then the page tables, then
-//! the fault path, as a processor's do. A TLB keeps what it holds until it is flushed, so a call that forgets a flush, or
-//! flushes too late, shows as a stale load.
+//! the fault path, as a processor's do. A TLB loads what it likes, keeps what it holds until it is flushed, and remembers upper
+//! levels too (`tlb`, `tlbs`): a call that forgets a flush, or frees before it flushes, fails the test.
 //!
 //! The platform is [`sync::testing::Host`]; [`Machine::new`] installs its shootdown hook.
 
 mod process;
 mod tlb;
+mod tlbs;
 
 use std::{alloc::Layout, boxed::Box};
 
@@ -39,7 +40,7 @@ impl Machine {
     /// # Panics
     /// If the host has no memory, or `frames` is too few for the metadata.
     pub fn new(frames: usize) -> &'static Machine {
-        set_hooks(Hooks { shootdown: tlb::shootdown, ..Hooks::NONE });
+        set_hooks(Hooks { shootdown: tlbs::shootdown, point: tlbs::point, ..Hooks::NONE });
         let bytes = frames * PAGE_SIZE as usize;
         let layout = Layout::from_size_align(bytes, 2 << 20).expect("a reasonable size");
         // SAFETY: the size is not 0.
@@ -57,11 +58,16 @@ impl Machine {
 
     /// Plays `cpu` while `body` runs. The CPU is idle before and after, so grace periods do not wait for it then.
     pub fn on_cpu<R>(&self, cpu: u32, body: impl FnOnce() -> R) -> R {
+        struct Idle(&'static Memory<Host>);
+        impl Drop for Idle {
+            fn drop(&mut self) {
+                self.0.rcu.idle_enter();
+            }
+        }
         on_cpu(CpuId(cpu), || {
             self.memory.rcu.idle_exit();
-            let result = body();
-            self.memory.rcu.idle_enter();
-            result
+            let _idle = Idle(self.memory);
+            body()
         })
     }
 

@@ -1,18 +1,15 @@
 //! An address space with TLBs, and a program's accesses on its CPUs.
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::{sync::Arc, vec::Vec};
+use std::vec::Vec;
 
 use sync::{InterruptGuard, Platform, testing::Host};
 
-use super::{
-    Machine,
-    tlb::{self, Tlbs},
-};
+use super::{Machine, tlbs::Registered};
 use crate::{
+    USER_END,
     addr::page_floor,
     error::FaultError,
-    paging::Entry,
     space::AddressSpace,
     vma::{Access, VmaInfo},
 };
@@ -22,7 +19,8 @@ pub struct Process {
     /// The address space.
     pub space: AddressSpace<Host>,
     machine: &'static Machine,
-    tlbs: Arc<Tlbs>,
+    /// After `space`, whose end they must see.
+    tlbs: Registered,
 }
 
 impl Process {
@@ -32,20 +30,32 @@ impl Process {
     /// # Panics
     /// If the machine is out of memory.
     pub fn new(machine: &'static Machine) -> Process {
+        Process::seeded(machine, 1)
+    }
+
+    /// As [`Process::new`]; what its TLBs load by themselves follows from `seed`.
+    ///
+    /// # Panics
+    /// As [`Process::new`].
+    pub fn seeded(machine: &'static Machine, seed: u64) -> Process {
         let space = AddressSpace::new(machine.memory, machine.kernel_root).expect("memory for an address space");
-        let tlbs = tlb::register(space.root(), machine.memory.frames);
+        let tlbs = Registered::new(space.root(), machine.memory.frames, seed);
         Process { space, machine, tlbs }
     }
 
     /// Runs the program on `cpu` while `body` does.
     pub fn run_on<R>(&self, cpu: u32, body: impl FnOnce(&User<'_>) -> R) -> R {
+        struct Leave<'a>(&'a AddressSpace<Host>);
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                self.0.leave();
+            }
+        }
         self.machine.on_cpu(cpu, || {
             self.space.join();
-            // A new root empties the TLB.
-            self.tlbs.of(cpu as usize).clear();
-            let result = body(&User { process: self, cpu: cpu as usize });
-            self.space.leave();
-            result
+            let _leave = Leave(&self.space);
+            // A new root empties the TLB, and so does the next one, before the CPU leaves this address space.
+            self.tlbs.run_on(cpu as usize, || body(&User { process: self, cpu: cpu as usize }))
         })
     }
 
@@ -56,33 +66,20 @@ impl Process {
         all
     }
 
-    /// Fails if a TLB of a CPU that runs the program allows what the page tables do not. Called while nothing else happens.
+    /// Fails if a TLB knows what the page tables do not say, or more than they allow. Called while nothing else happens.
     ///
     /// # Panics
     /// See above.
     pub fn check_tlbs(&self) {
-        for cpu in self.space.cpus().iter() {
-            for (&page, &cached) in self.tlbs.of(cpu.index()).iter() {
-                let now = self.walk(page);
-                assert!(
-                    !cached.loses_rights(now),
-                    "{cpu:?} still translates {page:#x} by {cached:?}, and the table has {now:?}",
-                );
-            }
-        }
+        self.check_tlbs_at(0..USER_END);
     }
 
-    /// The leaf entry of `page`, as a processor's walk sees it.
-    fn walk(&self, page: u64) -> Entry {
-        // SAFETY: the caller holds the CPU's TLB lock, and tables are freed after a shootdown that takes it; or nothing
-        // else happens.
-        unsafe { self.space.tables.leaf(page) }.map_or(Entry::EMPTY, |cell| cell.load())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        tlb::unregister(self.space.root());
+    /// As [`Process::check_tlbs`], for addresses that no call or fault concerns meanwhile.
+    ///
+    /// # Panics
+    /// As [`Process::check_tlbs`].
+    pub fn check_tlbs_at(&self, range: core::ops::Range<u64>) {
+        self.tlbs.check(range);
     }
 }
 
@@ -127,22 +124,23 @@ impl User<'_> {
     fn access<R>(&self, addr: u64, access: Access, touch: impl Fn(&AtomicU64) -> R) -> Result<R, FaultError> {
         assert!(addr.is_multiple_of(8), "an aligned word");
         let page = page_floor(addr);
+        self.process.tlbs.touch(page);
         loop {
             {
-                let mut tlb = self.process.tlbs.of(self.cpu);
+                let tlbs = &self.process.tlbs;
+                let mut tlb = tlbs.of(self.cpu);
                 // A processor uses what it has, and walks the tables only when it has nothing or would fault.
-                let cached = tlb.get(&page).copied().filter(|entry| entry.allows(access));
-                let entry = cached.unwrap_or_else(|| self.process.walk(page));
+                let cached = tlb.get(page).filter(|entry| entry.allows(access));
+                let entry = cached.unwrap_or_else(|| tlbs.walk(&mut tlb, page));
                 if entry.allows(access) {
-                    tlb.insert(page, entry);
-                    self.process.tlbs.check_live(entry);
+                    tlbs.check_live(entry);
                     let word = Host::phys_to_virt(entry.phys() + (addr - page)).cast::<AtomicU64>();
                     // SAFETY: the frame is mapped, and cannot be freed before a shootdown that takes the TLB's lock;
                     // that it was not freed *already* is what these tests are about, and the arena is there for ever.
                     return Ok(touch(unsafe { &*word }));
                 }
                 // A fault drops the translation that caused it.
-                tlb.remove(&page);
+                tlb.fault(page);
             }
             let _off = InterruptGuard::<Host>::new();
             self.process.space.fault(addr, access)?;

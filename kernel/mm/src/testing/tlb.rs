@@ -1,78 +1,170 @@
-//! The software TLB: what each CPU remembers of each address space's tables.
+//! The software TLB of one CPU: what it remembers of one address space's tables, and how it walks them.
 //!
-//! An access happens under its CPU's TLB lock, from the look-up to the touch of memory, and a shootdown takes the same
-//! lock: so a shootdown that has returned means what it means on a processor, that no access by the old translation is
-//! under way or will come. Shootdowns find the TLBs by the root table's address, in a table of the process.
+//! It may do all that the manual allows a processor (SDM vol. 3, 4.10): load the translation of any page whose entries are
+//! present, whenever it likes ([`Tlb::load`]), and use what it has until it is told to drop it. That holds for upper
+//! levels too: an entry that leads to a table is remembered by itself, and a later walk may begin there, though the entry
+//! has changed since. A flush of pages drops those pages' translations and no upper level, which is less than INVLPG
+//! drops, and all that [`sync::FlushScope::Pages`] promises.
+//!
+//! Real processors do these things seldom, and an emulated one does not do them at all: the kernel's mistakes would hide.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock},
-    vec::Vec,
-};
+use std::{collections::HashMap, format, string::String};
 
-use sync::{
-    FlushRequest, FlushScope, Platform,
-    testing::{HOST_CPUS, Host},
-};
+use sync::testing::Host;
 
 use crate::{
     frame::{Frames, Owner},
-    paging::Entry,
+    paging::{
+        Entry,
+        walk::{cell, entry_span, index},
+    },
 };
 
-/// Translations by page address.
-pub(super) type Translations = HashMap<u64, Entry>;
+/// Highest level of tables.
+const ROOT_LEVEL: u32 = 4;
 
-/// The TLBs of one address space, by CPU.
-pub(super) struct Tlbs {
-    cpus: Vec<Mutex<Translations>>,
-    frames: Frames<Host>,
+/// One CPU's TLB for one address space. Under a lock of its own: an access holds that from the look-up to the touch of
+/// memory, and so does a flush, so that a flush that is over means what it means on a processor.
+#[derive(Default)]
+pub(super) struct Tlb {
+    /// The CPU has the address space's root loaded.
+    pub(super) active: bool,
+    /// Translations by page address.
+    leaves: HashMap<u64, Entry>,
+    /// Entries that lead to tables: by level, and number of the stretch that such an entry spans.
+    uppers: HashMap<(u32, u64), Entry>,
 }
 
-impl Tlbs {
-    pub(super) fn of(&self, cpu: usize) -> MutexGuard<'_, Translations> {
-        lock(&self.cpus[cpu])
+impl Tlb {
+    /// The CPU loads the root, or another one: everything goes.
+    pub(super) fn reload(&mut self, active: bool) {
+        self.active = active;
+        self.leaves.clear();
+        self.uppers.clear();
     }
 
-    /// Fails if a translation, which a TLB has held until now, leads to a frame that is no program's page any more: it
-    /// was freed before it was flushed. Called under that TLB's lock.
-    pub(super) fn check_live(&self, entry: Entry) {
-        let owner = self.frames.owner_at(entry.phys());
-        assert_eq!(owner, Some(Owner::Anon), "a TLB still translates to the freed frame {:#x}", entry.phys());
+    /// The translation of `page`, if there is one.
+    pub(super) fn get(&self, page: u64) -> Option<Entry> {
+        self.leaves.get(&page).copied()
     }
-}
 
-static BY_ROOT: LazyLock<RwLock<HashMap<u64, Arc<Tlbs>>>> = LazyLock::new(RwLock::default);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A failed test has poisoned it; others go on.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Empty TLBs for the address space at `root`.
-pub(super) fn register(root: u64, frames: Frames<Host>) -> Arc<Tlbs> {
-    let tlbs = Arc::new(Tlbs { cpus: (0..HOST_CPUS).map(|_| Mutex::default()).collect(), frames });
-    BY_ROOT.write().unwrap_or_else(PoisonError::into_inner).insert(root, tlbs.clone());
-    tlbs
-}
-
-/// The address space at `root` is gone.
-pub(super) fn unregister(root: u64) {
-    BY_ROOT.write().unwrap_or_else(PoisonError::into_inner).remove(&root);
-}
-
-/// The host's shootdown hook.
-pub(super) fn shootdown(request: &FlushRequest<'_>) -> usize {
-    let tlbs = BY_ROOT.read().unwrap_or_else(PoisonError::into_inner).get(&request.root).cloned();
-    let Some(tlbs) = tlbs else { return 0 };
-    for cpu in request.cpus.iter() {
-        let mut tlb = tlbs.of(cpu.index());
-        match request.scope {
-            FlushScope::All => tlb.drain().for_each(|(_, entry)| tlbs.check_live(entry)),
-            FlushScope::Pages(pages) => {
-                pages.iter().filter_map(|page| tlb.remove(page)).for_each(|entry| tlbs.check_live(entry));
+    /// Walks the tables under `root` for `page`, and remembers the translation if it is present. `fresh` says whether the
+    /// walk begins at the root or may begin at a remembered upper entry.
+    ///
+    /// # Panics
+    /// If the way leads through a frame that is no page table any more.
+    pub(super) fn load(&mut self, page: u64, root: u64, frames: &Frames<Host>, start: Start) -> Entry {
+        let (mut level, mut table) = (ROOT_LEVEL, root);
+        if start == Start::Remembered {
+            let lowest = (2..=ROOT_LEVEL).find_map(|level| Some((level, *self.uppers.get(&upper(level, page))?)));
+            if let Some((remembered, entry)) = lowest {
+                (level, table) = (remembered - 1, entry.phys());
             }
         }
+        loop {
+            let owner = frames.owner_at(table);
+            violation(owner == Some(Owner::PageTable), || {
+                format!("a walk for {page:#x} goes through the freed table {table:#x} of level {level}: {owner:?}")
+            });
+            // SAFETY: the frame is in the arena, which is there for ever, and entries are atomics; that it still is a
+            // table is checked above, and is what these tests are about.
+            let entry = unsafe { cell::<Host>(table, index(page, level)) }.load();
+            if !entry.is_present() {
+                return entry;
+            }
+            if level == 1 {
+                self.leaves.insert(page, entry);
+                return entry;
+            }
+            self.uppers.insert(upper(level, page), entry);
+            (level, table) = (level - 1, entry.phys());
+        }
     }
-    request.cpus.without(Host::cpu()).iter().count()
+
+    /// A fault at `page` drops what led to it.
+    pub(super) fn fault(&mut self, page: u64) {
+        self.leaves.remove(&page);
+        for level in 2..=ROOT_LEVEL {
+            self.uppers.remove(&upper(level, page));
+        }
+    }
+
+    /// Drops the translations of `pages`.
+    pub(super) fn flush_pages(&mut self, pages: &[u64]) {
+        for page in pages {
+            self.leaves.remove(page);
+        }
+    }
+
+    /// Drops everything.
+    pub(super) fn flush_all(&mut self) {
+        self.leaves.clear();
+        self.uppers.clear();
+    }
+
+    /// Fails if this TLB still leads to the frame at `phys`, which is about to be freed.
+    ///
+    /// # Panics
+    /// See above.
+    pub(super) fn check_freed(&self, phys: u64) {
+        let leaf = self.leaves.iter().find(|(_, entry)| entry.phys() == phys);
+        violation(leaf.is_none(), || {
+            format!("the frame {phys:#x} is freed, and a TLB still translates to it: {leaf:x?}")
+        });
+        let upper = self.uppers.iter().find(|(_, entry)| entry.phys() == phys);
+        violation(upper.is_none(), || {
+            format!("the table {phys:#x} is freed, and a TLB still walks through it: {upper:x?}")
+        });
+    }
+
+    /// Fails if this TLB knows of an address in `range` what the tables under `root` do not say, or more than they allow.
+    /// Called when no call that concerns the range is under way.
+    ///
+    /// # Panics
+    /// See above.
+    pub(super) fn check(&self, range: core::ops::Range<u64>, root: u64, frames: &Frames<Host>) {
+        let mut fresh = Tlb::default();
+        for (&page, &cached) in self.leaves.iter().filter(|(page, _)| range.contains(page)) {
+            let now = fresh.load(page, root, frames, Start::Root);
+            violation(!cached.loses_rights(now), || {
+                format!("a TLB still translates {page:#x} by {cached:x?}, and the table has {now:x?}")
+            });
+        }
+        for (&(level, stretch), &cached) in &self.uppers {
+            let span = entry_span(level);
+            let page = stretch * span;
+            if page < range.start || page + span > range.end {
+                continue;
+            }
+            fresh.load(page, root, frames, Start::Root);
+            let now = fresh.uppers.get(&upper(level, page));
+            violation(now == Some(&cached), || {
+                format!(
+                    "a TLB still walks for {page:#x} through {cached:x?} of level {level}, and the table has {now:x?}"
+                )
+            });
+        }
+    }
+}
+
+/// Where a walk begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// At the root table.
+    Root,
+    /// At the lowest upper entry that is remembered.
+    Remembered,
+}
+
+/// What the upper entry for `page` at `level` is found by.
+fn upper(level: u32, page: u64) -> (u32, u64) {
+    (level, page / entry_span(level))
+}
+
+/// Fails the test unless `holds`; a test that is failing already is left to its end.
+#[track_caller]
+pub(super) fn violation(holds: bool, text: impl FnOnce() -> String) {
+    if !holds && !std::thread::panicking() {
+        panic!("{}", text());
+    }
 }

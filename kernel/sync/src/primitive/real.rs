@@ -49,11 +49,18 @@ pub fn fence_named(name: &'static str) {
     core::sync::atomic::fence(Ordering::SeqCst);
 }
 
-/// False: whether a model run asked for the mistake called `name`.
+/// False: whether a test asked for the mistake called `name`.
+#[cfg(not(feature = "testing"))]
 #[inline(always)]
 pub const fn mutant(name: &'static str) -> bool {
     let _ = name;
     false
+}
+
+/// Whether a test asked for the mistake called `name`, on this thread.
+#[cfg(feature = "testing")]
+pub fn mutant(name: &'static str) -> bool {
+    crate::testing::is_planted(name)
 }
 
 /// The value of a word that only the caller writes.

@@ -1,0 +1,183 @@
+//! All TLBs of one address space: who flushes them, and what makes them load something by themselves.
+//!
+//! Shootdowns find the TLBs by the root table's address, in a table of the process. At every schedule point that a thread of
+//! the program passes, one of the CPUs that run the program may load the translation of some page nearby, by chance:
+//! in the middle of calls, with spin locks held, between the removal of an entry and its flush. The chances come from a seed.
+//!
+//! Every frame that is freed is looked for in every TLB (schedule point `frame-freeing`): a stale translation is found when
+//! it *could* be used, not only when it is.
+
+use core::cell::RefCell;
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::HashMap,
+    format,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock},
+    vec::Vec,
+};
+
+use sync::{
+    FlushRequest, FlushScope, Platform, Point,
+    testing::{HOST_CPUS, Host},
+};
+
+use super::tlb::{Start, Tlb, violation};
+use crate::{
+    addr::PAGE_SIZE,
+    frame::{Frames, Owner},
+    paging::Entry,
+};
+
+/// Pages that a TLB may load by itself: those around the last ones touched.
+const NEARBY: usize = 16;
+
+/// The TLBs of one address space, by CPU.
+pub(super) struct Tlbs {
+    root: u64,
+    cpus: Vec<Mutex<Tlb>>,
+    frames: Frames<Host>,
+    /// State of the random numbers.
+    random: AtomicU64,
+    /// Pages touched lately.
+    touched: [AtomicU64; NEARBY],
+}
+
+static BY_ROOT: LazyLock<RwLock<HashMap<u64, Arc<Tlbs>>>> = LazyLock::new(RwLock::default);
+
+std::thread_local! {
+    /// The programs that this thread runs, innermost last.
+    static RUNNING: RefCell<Vec<Arc<Tlbs>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// TLBs that shootdowns find. Dropped after the address space.
+pub(super) struct Registered(Arc<Tlbs>);
+
+impl Registered {
+    /// Empty TLBs for the address space at `root`; `seed` is where chance begins.
+    pub(super) fn new(root: u64, frames: Frames<Host>, seed: u64) -> Registered {
+        let tlbs = Arc::new(Tlbs {
+            root,
+            cpus: (0..HOST_CPUS).map(|_| Mutex::default()).collect(),
+            frames,
+            random: AtomicU64::new(seed),
+            touched: [const { AtomicU64::new(0) }; NEARBY],
+        });
+        BY_ROOT.write().unwrap_or_else(PoisonError::into_inner).insert(root, tlbs.clone());
+        Registered(tlbs)
+    }
+
+    /// Runs `body` with `cpu` having the root loaded.
+    pub(super) fn run_on<R>(&self, cpu: usize, body: impl FnOnce() -> R) -> R {
+        struct Leave<'a>(&'a Tlbs, usize);
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                RUNNING.with_borrow_mut(Vec::pop);
+                self.0.of(self.1).reload(false);
+            }
+        }
+        self.0.of(cpu).reload(true);
+        RUNNING.with_borrow_mut(|running| running.push(self.0.clone()));
+        let _leave = Leave(&self.0, cpu);
+        body()
+    }
+}
+
+impl core::ops::Deref for Registered {
+    type Target = Tlbs;
+
+    fn deref(&self) -> &Tlbs {
+        &self.0
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut all = BY_ROOT.write().unwrap_or_else(PoisonError::into_inner);
+        // The root's frame may be another address space's by now.
+        if all.get(&self.0.root).is_some_and(|tlbs| Arc::ptr_eq(tlbs, &self.0)) {
+            all.remove(&self.0.root);
+        }
+    }
+}
+
+impl Tlbs {
+    /// The TLB of `cpu`, locked.
+    pub(super) fn of(&self, cpu: usize) -> MutexGuard<'_, Tlb> {
+        // A failed test has poisoned it; others go on.
+        self.cpus[cpu].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Walks for `page` as `tlb`'s CPU would: from the root, or by chance from a remembered upper entry.
+    pub(super) fn walk(&self, tlb: &mut Tlb, page: u64) -> Entry {
+        let start = if self.chance(2) == 0 { Start::Remembered } else { Start::Root };
+        tlb.load(page, self.root, &self.frames, start)
+    }
+
+    /// A CPU touches `page`.
+    pub(super) fn touch(&self, page: u64) {
+        self.touched[self.chance(NEARBY as u64) as usize].store(page, Ordering::Relaxed);
+    }
+
+    /// Fails if an access by `entry` reaches a frame that is no program's page any more. Called under the TLB's lock.
+    pub(super) fn check_live(&self, entry: Entry) {
+        let owner = self.frames.owner_at(entry.phys());
+        violation(owner == Some(Owner::Anon), || format!("an access reaches the freed frame {:#x}", entry.phys()));
+    }
+
+    /// Fails if a TLB knows of an address in `range` what the tables do not say, or more than they allow. Called when no
+    /// call that concerns the range is under way.
+    pub(super) fn check(&self, range: core::ops::Range<u64>) {
+        for cpu in 0..HOST_CPUS {
+            self.of(cpu).check(range.clone(), self.root, &self.frames);
+        }
+    }
+
+    /// A number below `limit`, by chance.
+    fn chance(&self, limit: u64) -> u64 {
+        let state = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        // SplitMix64's output function.
+        let state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (state ^ (state >> 31)) % limit
+    }
+
+    /// By chance, one CPU loads what nobody asked it for.
+    fn prefill(&self) {
+        if self.chance(4) != 0 {
+            return;
+        }
+        let mut tlb = self.of(self.chance(HOST_CPUS as u64) as usize);
+        let near = self.touched[self.chance(NEARBY as u64) as usize].load(Ordering::Relaxed);
+        if tlb.active && near != 0 {
+            let page = near.wrapping_add(self.chance(5) * PAGE_SIZE).saturating_sub(2 * PAGE_SIZE);
+            self.walk(&mut tlb, page);
+        }
+    }
+}
+
+/// The host's shootdown hook.
+pub(super) fn shootdown(request: &FlushRequest<'_>) -> usize {
+    let tlbs = BY_ROOT.read().unwrap_or_else(PoisonError::into_inner).get(&request.root).cloned();
+    let Some(tlbs) = tlbs else { return 0 };
+    for cpu in request.cpus.iter() {
+        let mut tlb = tlbs.of(cpu.index());
+        match request.scope {
+            FlushScope::All => tlb.flush_all(),
+            FlushScope::Pages(pages) => tlb.flush_pages(pages),
+        }
+    }
+    request.cpus.without(Host::cpu()).iter().count()
+}
+
+/// The host's schedule-point hook.
+pub(super) fn point(point: Point, detail: u64) {
+    if point == const { Point::named("frame-freeing") } {
+        for tlbs in BY_ROOT.read().unwrap_or_else(PoisonError::into_inner).values() {
+            (0..HOST_CPUS).for_each(|cpu| tlbs.of(cpu).check_freed(detail));
+        }
+    }
+    // The innermost program alone: chance in one must not hang on what other tests do.
+    if let Some(tlbs) = RUNNING.with_borrow(|running| running.last().cloned()) {
+        tlbs.prefill();
+    }
+}

@@ -1,0 +1,134 @@
+//! Mistakes around TLBs, planted one by one: a short program that comes by each must fail with it, and pass without.
+//!
+//! Each `mutant("name")` of this crate's sources has its program here. Random programs (`model`) and stress find most of them, too.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
+
+use abi::flags::{madv, prot};
+use mm::{
+    MapRequest, Owner, PAGE_SIZE,
+    testing::{Machine, Process, User},
+};
+use sync::testing::planted;
+
+const RW: u32 = prot::READ | prot::WRITE;
+const BASE: u64 = 0x10_0000_0000;
+const P: u64 = PAGE_SIZE;
+/// What a page table spans.
+const TABLE: u64 = 512 * P;
+
+/// A program on CPUs 0 and 1, both played by one thread.
+type Program = fn(&Process, [&User<'_>; 2]);
+
+const PROGRAMS: [(&str, Program); 9] = [
+    ("gather-no-flush", unmap_touched),
+    ("gather-flushes-self", unmap_touched),
+    ("gather-frees-pages-first", unmap_touched),
+    ("gather-forgets-pages", empty_many),
+    ("gather-keeps-uppers", unmap_empty_tables),
+    ("gather-frees-tables-first", unmap_empty_tables),
+    ("gather-no-grace", unmap_beside_a_walker),
+    ("protect-no-flush", take_rights),
+    ("protect-no-flush", take_all_rights),
+];
+
+fn map(process: &Process, pages: u64) {
+    process.space.mmap(MapRequest::fixed(BASE, pages * P, RW)).unwrap();
+}
+
+/// Both CPUs know a page that goes.
+fn unmap_touched(process: &Process, cpus: [&User<'_>; 2]) {
+    map(process, 4);
+    cpus.iter().for_each(|user| user.store(BASE, 1).unwrap());
+    process.space.munmap(BASE, P).unwrap();
+    process.check_tlbs();
+    assert!(cpus[1].store(BASE, 2).is_err(), "unmapped memory can be written");
+}
+
+/// More pages go than one flush can list.
+fn empty_many(process: &Process, cpus: [&User<'_>; 2]) {
+    map(process, 100);
+    (0..100).for_each(|n| cpus[1].store(BASE + n * P, 1).unwrap());
+    process.space.madvise(BASE, 100 * P, madv::DONTNEED).unwrap();
+    (0..100).for_each(|n| assert_eq!(cpus[1].load(BASE + n * P), Ok(0), "page {n} was emptied"));
+}
+
+/// The pages are gone already when their table goes: what CPUs still know of it are upper levels alone.
+fn unmap_empty_tables(process: &Process, cpus: [&User<'_>; 2]) {
+    map(process, 2 * TABLE / P);
+    cpus.iter().for_each(|user| user.store(BASE + TABLE, 1).unwrap());
+    process.space.madvise(BASE, 2 * TABLE, madv::DONTNEED).unwrap();
+    process.space.munmap(BASE, 2 * TABLE).unwrap();
+    process.check_tlbs();
+}
+
+/// Another CPU is in a read section, as a walk over a hole is: tables that have left the tree stay.
+fn unmap_beside_a_walker(process: &Process, cpus: [&User<'_>; 2]) {
+    let tables = || process.space.memory().frames.usage().owned_by(Owner::PageTable);
+    map(process, TABLE / P);
+    cpus[0].store(BASE, 1).unwrap();
+    let before = tables();
+    let _walker = process.space.memory().rcu.read();
+    process.space.munmap(BASE, TABLE).unwrap();
+    assert_eq!(tables(), before, "a table was freed under a reader");
+}
+
+/// A CPU that could write may only read.
+fn take_rights(process: &Process, cpus: [&User<'_>; 2]) {
+    map(process, 4);
+    cpus[1].store(BASE, 1).unwrap();
+    process.space.mprotect(BASE, P, prot::READ).unwrap();
+    assert!(cpus[1].store(BASE, 2).is_err(), "read-only memory can be written");
+    assert_eq!(cpus[1].load(BASE), Ok(1));
+}
+
+/// A CPU that could read may do nothing.
+fn take_all_rights(process: &Process, cpus: [&User<'_>; 2]) {
+    map(process, 4);
+    cpus[1].store(BASE, 1).unwrap();
+    process.space.mprotect(BASE, P, prot::NONE).unwrap();
+    assert!(cpus[1].load(BASE).is_err(), "memory without rights can be read");
+}
+
+/// Runs `program` with `mistake`; whether it was found.
+fn found(mistake: Option<&'static str>, program: Program) -> bool {
+    let machine = Machine::new(2048);
+    // Never dropped: nothing is known of it after a mistake.
+    let process = Box::leak(Box::new(Process::new(machine)));
+    let run = || process.run_on(0, |zero| process.run_on(1, |one| planted(mistake, || program(process, [zero, one]))));
+    catch_unwind(AssertUnwindSafe(run)).is_err()
+}
+
+#[test]
+fn programs_pass_without_a_mistake() {
+    for (name, program) in PROGRAMS {
+        assert!(!found(None, program), "the program for {name}");
+    }
+}
+
+#[test]
+fn every_planted_mistake_is_found() {
+    for (name, program) in PROGRAMS {
+        assert!(found(Some(name), program), "{name} was not found");
+    }
+}
+
+#[test]
+fn every_mistake_in_the_sources_has_a_program() {
+    let mut names = BTreeSet::new();
+    let mut files = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let text = fs::read_to_string(path).unwrap();
+        names.extend(text.split("mutant(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()));
+    }
+    assert_eq!(names, PROGRAMS.iter().map(|(name, _)| name.to_string()).collect());
+}
