@@ -16,7 +16,7 @@ use crate::memory::BootMemory;
 #[cfg(debug_assertions)]
 use crate::point;
 use crate::stack::Stack;
-use crate::{acpi, console, exit, log as kernel_log, memory, sched, stack, start_delay, stream};
+use crate::{acpi, console, event, exit, log as kernel_log, memory, report, sched, stack, start_delay, stream};
 
 /// What the kernel asks of the boot loader: all memory mapped at the address where our own tables will have it, and
 /// everything else in the upper half, out of the programs' way.
@@ -49,6 +49,7 @@ pub fn boot(info: &'static mut BootInfo, main: fn(u64)) -> ! {
     console::init();
     stream::init();
     kernel_log::init();
+    event::init();
     log::info!("tessera {}", env!("CARGO_PKG_VERSION"));
 
     idt::build();
@@ -137,6 +138,7 @@ fn find_cpus(root_pointer: Option<u64>) -> acpi::Topology {
         Err(why) => refuse(format_args!("the firmware's ACPI tables are of no use: {why:?}")),
     };
     percpu::set_topology(&topology.apic_ids);
+    report::init();
     log::info!("acpi: {} CPUs, power-management timer at port {:#x}", percpu::count(), topology.pm_timer_port);
     if topology.left_out > 0 {
         log::warn!("{} more CPUs stay off: the kernel runs on at most {}", topology.left_out, abi::MAX_CPUS);

@@ -55,6 +55,8 @@ impl fmt::Display for Refusal {
 /// The main thread's life. Called by `boot` on a kernel thread when all CPUs run.
 pub fn main(_: u64) {
     clock::init();
+    #[cfg(debug_assertions)]
+    crate::plant::init();
     let mut buffer = [0; 16];
     let done = match fw_cfg::read_small(names::MODE, &mut buffer) {
         Some(b"run") => run(),

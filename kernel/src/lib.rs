@@ -13,7 +13,9 @@
 //! | [`clock`], [`random`] | the wall clock, random bytes |
 //! | [`start_delay`] | late starts on purpose |
 //! | [`console`], [`log`], [`stream`], [`fw_cfg`] | talking to the launcher |
+//! | `plant` | disasters on purpose, in debug builds |
 //! | [`acpi`] | what the firmware says about CPUs and timers |
+//! | [`event`], [`report`] | what the host reads out of a machine that has stopped |
 //! | [`panic`](mod@panic), [`exit`] | the end |
 //!
 //! On the host the package is an empty shell, so that the workspace checks everywhere.
@@ -28,6 +30,7 @@ pub mod arch;
 pub mod boot;
 pub mod clock;
 pub mod console;
+pub mod event;
 pub mod exit;
 pub mod fw_cfg;
 pub mod heap;
@@ -37,10 +40,13 @@ pub mod log;
 pub mod machine;
 pub mod memory;
 pub mod panic;
+#[cfg(debug_assertions)]
+pub mod plant;
 pub mod platform;
 #[cfg(debug_assertions)]
 pub mod point;
 pub mod random;
+pub mod report;
 pub mod sched;
 pub mod stack;
 pub mod start_delay;

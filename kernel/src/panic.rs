@@ -1,21 +1,31 @@
-//! The end of a kernel that found itself wrong: stop the other CPUs, say why and where, leave QEMU with `abi::exit::PANIC`.
+//! The end of a kernel that found itself wrong: say why and where, let the host look at the machine, leave QEMU with
+//! `abi::exit::PANIC`.
 //!
-//! Everything here works in any context, on any CPU, with any lock held, and needs no memory. A second panic while
-//! the first is being reported only stops its CPU.
+//! The message goes into the black box first, and the machine stops with every CPU where it is ([`report::stop_and_show`]):
+//! the host then reads whatever it wants, and lets it go on. What follows is for a host that does not look: the other CPUs
+//! stop, and the message goes to the console.
+//!
+//! Everything here works in any context, on any CPU, with any lock held, and needs no memory. A second CPU that panics
+//! meanwhile only stops; a panic of the report itself leaves out what comes after.
 
 use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use abi::event::Kind;
+
 use crate::arch::fault::Report;
 use crate::arch::trap::TrapFrame;
 use crate::arch::{cpu, ipi, paging, percpu};
-use crate::{console, exit};
+use crate::{console, event, exit, report};
 
 /// The CPU that panics, plus one; 0 while none does.
 static PANICKING: AtomicU32 = AtomicU32::new(0);
 
-/// Most callers that a report lists.
+/// How often the panicking CPU has come here.
+static TIMES: AtomicU32 = AtomicU32::new(0);
+
+/// Most callers that the console lists.
 const MAX_CALLERS: usize = 32;
 
 /// Why the kernel dies.
@@ -61,21 +71,45 @@ pub(crate) fn die(cause: Cause<'_>) -> ! {
     let _ = cpu::interrupts_disable();
     let me = percpu::id();
     // One CPU reports. AcqRel: those that stop by `stop_asked` come after the decision.
-    if PANICKING.compare_exchange(0, me.0 + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-        cpu::halt_forever();
+    match PANICKING.compare_exchange(0, me.0 + 1, Ordering::AcqRel, Ordering::Relaxed) {
+        Ok(_) => {}
+        Err(first) if first == me.0 + 1 => {}
+        Err(_) => cpu::halt_forever(),
     }
-    ipi::stop_others();
+    match TIMES.fetch_add(1, Ordering::Relaxed) {
+        0 => {
+            event::event(Kind::Panic, 0, 0);
+            event::freeze();
+            report::panicking(me, format_args!("{cause}"));
+            report::stop_and_show();
+            ipi::stop_others();
+            print(&cause);
+            exit::exit_panicking(abi::exit::PANIC)
+        }
+        // The report panicked: what it had to say so far, and where this one comes from, without a `Display` of anybody's.
+        1 => {
+            let at = if let Cause::Panic(info) = &cause { info.location() } else { None };
+            let (file, line) = at.map_or(("an exception", 0), |at| (at.file(), at.line()));
+            report::panicking(me, format_args!("\n  and the report of this panicked: {file}:{line}"));
+            report::stop_and_show();
+            exit::exit_panicking(abi::exit::PANIC)
+        }
+        _ => exit::leave(abi::exit::PANIC),
+    }
+}
+
+/// For the console: who panics, why, and from where.
+fn print(cause: &Cause<'_>) {
     console::break_in();
-    console::print(format_args!("\nKERNEL PANIC on CPU {}", me.0));
+    console::print(format_args!("\nKERNEL PANIC on CPU {}", percpu::id().0));
     if let Some(thread) = crate::sched::current_name() {
         console::print(format_args!(", thread {thread}"));
     }
     console::print(format_args!(": {cause}\n"));
-    match &cause {
+    match cause {
         Cause::Panic(_) => print_callers(frame_pointer()),
         Cause::Exception { frame, .. } => print_callers(frame.rbp),
     }
-    exit::exit_panicking(abi::exit::PANIC)
 }
 
 /// RBP of the caller.

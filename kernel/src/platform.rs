@@ -1,9 +1,10 @@
 //! What [`Machine`] can do for the portable crates: [`sync::Platform`] for this computer.
 
+use abi::event::Kind;
 use sync::{CpuId, CpuSet, FlushRequest, InterruptState, Platform, ThreadId, TransactionEdge};
 
 use crate::arch::{cpu, ipi, paging, percpu, timer, tlb};
-use crate::sched;
+use crate::{event, sched};
 
 pub use crate::machine::Machine;
 
@@ -77,6 +78,11 @@ impl Platform for Machine {
     #[inline]
     fn point(point: sync::Point, _detail: u64) {
         crate::point::pass(point);
+    }
+
+    #[inline]
+    fn event(kind: Kind, a: u64, b: u64) {
+        event::event(kind, a, b);
     }
 
     #[inline]

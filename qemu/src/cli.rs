@@ -53,6 +53,9 @@ pub struct MachineOptions {
     /// What the machine starts with [default: uefi; none with --icount]
     #[arg(long, global = true, value_name = "KIND")]
     pub firmware: Option<FirmwareKind>,
+    /// Record events for reports about a machine that went wrong [default: on]
+    #[arg(long, global = true, value_name = "SWITCH")]
+    pub events: Option<Switch>,
     /// Boot a kernel without debug checks: for measuring
     #[arg(long, global = true, conflicts_with = "kernel")]
     pub release: bool,
@@ -129,6 +132,15 @@ fn seed(text: &str) -> Result<u64, std::num::ParseIntError> {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),
     }
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
 }
 
 /// Levels of the kernel's log.

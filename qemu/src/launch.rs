@@ -87,6 +87,9 @@ pub(crate) fn machine(image: &Built, options: &MachineOptions) -> Machine {
     if let Some(rules) = &options.points {
         machine = machine.points(rules);
     }
+    if options.events == Some(cli::Switch::Off) {
+        machine = machine.events_off();
+    }
     if options.plant.is_empty() {
         return machine;
     }

@@ -12,7 +12,8 @@
 //! | `session` | what does it say, and is it still alive? |
 //! | [`run`], [`status`] | what became of it? |
 //! | [`wire`], [`console`], [`stats`] | what do its bytes mean? |
-//! | [`monitor`], [`symbols`] | where is each CPU? |
+//! | [`monitor`], [`peek`], [`symbols`] | what is in the machine, and what are its addresses called? |
+//! | [`report`], [`backtrace`], [`recorder`] | what was each CPU doing? |
 //! | [`cli`], [`launch`] | what does the person want? |
 //! | [`count`] | what did the machine do, seen from outside? |
 //! | [`program`] | can this file run at all? |
@@ -31,6 +32,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod backtrace;
 pub mod cli;
 pub mod console;
 pub mod count;
@@ -42,9 +44,12 @@ pub mod machine;
 pub mod monitor;
 pub mod nested;
 pub mod packages;
+pub mod peek;
 pub mod program;
 pub mod programs;
+pub mod recorder;
 pub mod registry;
+pub mod report;
 pub mod run;
 mod say;
 mod session;

@@ -165,6 +165,11 @@ impl Machine {
         self.file(fw_cfg::STATS, Payload::Bytes(b"1".to_vec()))
     }
 
+    /// Without recording events for reports.
+    pub fn events_off(self) -> Machine {
+        self.file(fw_cfg::EVENTS, Payload::Bytes(b"off".to_vec()))
+    }
+
     /// Plants these faults on purpose: the checks must catch them.
     pub fn plant(self, names: &[&str]) -> Machine {
         self.file(fw_cfg::PLANT, nul_ended(names))
@@ -247,7 +252,11 @@ impl Machine {
         };
         command.arg("-smp").arg(self.cpus.to_string()).arg("-m").arg(format!("{}M", self.mem_mib));
         // A reset stops the machine where it stands, so that a report can say where that was.
-        command.args(["-action", "reboot=shutdown,shutdown=pause"]);
+        command.args(["-action", "reboot=shutdown,shutdown=pause,panic=pause"]);
+        // A kernel that panics says so there; the machine stops to be looked at.
+        command.args(["-device", "pvpanic"]);
+        // Tells a triple fault from any other reset.
+        command.args(["-d", "cpu_reset"]).arg("-D").arg(resets(dir));
         command.args(["-chardev", "socket,id=console,fd=1", "-serial", "chardev:console"]);
         command.args(["-chardev", "socket,id=stream,fd=0", "-serial", "chardev:stream"]);
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
@@ -298,6 +307,11 @@ impl Machine {
 /// Where QEMU finds the monitor's socket.
 pub(crate) fn monitor_socket(dir: &Path) -> PathBuf {
     dir.join("monitor")
+}
+
+/// Where QEMU writes why CPUs were reset.
+pub(crate) fn resets(dir: &Path) -> PathBuf {
+    dir.join("resets")
 }
 
 /// A command that the system kills when we die, however we die, where there is a tool for that (Linux's `setpriv`). It

@@ -2,23 +2,19 @@
 //!
 //! QMP is one JSON object a line, both ways: a greeting, then for each command a `return` or an `error`, with events in
 //! between (QEMU's "QMP protocol specification"). A thread reads ([`Listener`]); the session asks ([`Monitor`]) when it
-//! has a report to make, and walks the stacks of the CPUs by their frame pointers.
+//! has a report to make.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::symbols::Symbols;
-
 /// Longest wait for one answer: QEMU answers at once, or is stuck itself.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Callers shown of each CPU.
-const DEPTH: usize = 16;
 
 /// Why the machine stopped by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +23,8 @@ pub enum Stopped {
     Reset,
     /// It switched itself off: newer QEMUs tell so of the debug-exit port too.
     Off,
+    /// It said that it panics, and waits to be looked at.
+    Panicked,
 }
 
 /// The asking side of a connection.
@@ -70,8 +68,10 @@ impl Listener {
 
 /// Whether a line is the event that the machine has stopped by itself.
 fn stop_event(line: &Value) -> Option<Stopped> {
-    if line.get("event")?.as_str()? != "SHUTDOWN" {
-        return None;
+    match line.get("event")?.as_str()? {
+        "SHUTDOWN" => {}
+        "GUEST_PANICKED" => return Some(Stopped::Panicked),
+        _ => return None,
     }
     let data = line.get("data")?;
     if data.get("guest")?.as_bool()? {
@@ -117,82 +117,66 @@ impl Monitor {
         Ok(answer.as_str().unwrap_or_default().replace('\r', ""))
     }
 
-    /// Stops the machine and tells where each CPU is: registers, and callers by the frame pointers.
+    /// Stops the machine, if it has not stopped by itself.
     ///
     /// # Errors
     /// QEMU does not answer.
-    pub fn report(&mut self, symbols: &Symbols) -> Result<Vec<String>> {
-        self.command("stop", json!({}))?;
-        let dump = self.human(None, "info registers -a")?;
-        let mut lines = Vec::new();
-        for cpu in cpus(&dump) {
-            if cpu.rip == 0 {
-                lines.push(format!("CPU {}: not started", cpu.index));
-                continue;
-            }
-            lines.push(format!(
-                "CPU {}: {}{} in {} mode{}",
-                cpu.index,
-                address(cpu.rip, symbols),
-                if cpu.halted { ", halted," } else { "" },
-                if cpu.user { "user" } else { "kernel" },
-                if cpu.interrupts { "" } else { ", interrupts off" },
-            ));
-            if !cpu.halted {
-                lines.extend(cpu.registers.iter().map(|line| format!("    {line}")));
-            }
-            for caller in self.callers(&cpu) {
-                lines.push(format!("    called from {}", address(caller, symbols)));
-            }
-        }
-        Ok(lines)
+    pub fn stop(&mut self) -> Result<()> {
+        self.command("stop", json!({})).map(drop)
     }
 
-    /// Return addresses up the stack of a CPU that is in the kernel. Stops at whatever does not look like a frame.
-    fn callers(&mut self, cpu: &Cpu) -> Vec<u64> {
-        let mut callers = Vec::new();
-        let mut frame = cpu.rbp;
-        while !cpu.user && frame != 0 && frame.is_multiple_of(8) && callers.len() < DEPTH {
-            let Ok(words) = self.human(Some(cpu.index), &format!("x /2gx {frame:#x}")) else { break };
-            let [next, caller] = two_words(&words);
-            if caller >> 47 != 0x1_ffff {
-                break;
-            }
-            callers.push(caller);
-            if next <= frame {
-                break;
-            }
-            frame = next;
-        }
-        callers
+    /// Lets a stopped machine go on.
+    ///
+    /// # Errors
+    /// QEMU does not answer, or the machine cannot go on.
+    pub fn resume(&mut self) -> Result<()> {
+        self.command("cont", json!({})).map(drop)
     }
-}
 
-fn address(address: u64, symbols: &Symbols) -> String {
-    symbols.annotate(&format!("{address:#018x}"))
-}
+    /// Every CPU's registers.
+    ///
+    /// # Errors
+    /// QEMU does not answer.
+    pub fn cpus(&mut self) -> Result<Vec<Cpu>> {
+        Ok(cpus(&self.human(None, "info registers -a")?))
+    }
 
-/// The two words of `ffffffff80000000: 0x0000000000000001 0x0000000000000002`.
-fn two_words(text: &str) -> [u64; 2] {
-    let mut words = text.split_once(": ").map_or("", |(_, words)| words).split_whitespace();
-    std::array::from_fn(|_| words.next().and_then(|word| hex(word.trim_start_matches("0x"))).unwrap_or(0))
+    /// Writes `len` bytes of memory at `address`, as `cpu`'s page tables map it, into `file`.
+    ///
+    /// # Errors
+    /// They do not map all of it, or QEMU does not answer.
+    pub fn save_memory(&mut self, cpu: u32, address: u64, len: u64, file: &Path) -> Result<()> {
+        // QEMU's older versions take a signed number, and all take a negative one for its bits.
+        let arguments = json!({ "val": address as i64, "size": len, "filename": file, "cpu-index": cpu });
+        self.command("memsave", arguments).map(drop)
+    }
 }
 
 fn hex(digits: &str) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
 
-/// What a report says about one CPU.
-#[derive(Debug, PartialEq, Eq)]
-struct Cpu {
-    index: u32,
-    rip: u64,
-    rbp: u64,
-    user: bool,
-    interrupts: bool,
-    halted: bool,
-    /// The lines with the general registers, as QEMU prints them.
-    registers: Vec<String>,
+/// What QEMU knows of one CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// Its number.
+    pub index: u32,
+    /// The next instruction.
+    pub rip: u64,
+    /// Frame pointer.
+    pub rbp: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// Whether it runs a program.
+    pub user: bool,
+    /// Whether interrupts are on.
+    pub interrupts: bool,
+    /// Whether it waits for one.
+    pub halted: bool,
+    /// Whether its page tables are in use: it has been started.
+    pub paging: bool,
+    /// General, flags and control registers, a few a line, as QEMU prints them.
+    pub registers: Vec<String>,
 }
 
 /// Parses what QEMU prints for `info registers -a`.
@@ -205,14 +189,17 @@ fn cpus(dump: &str) -> Vec<Cpu> {
         };
         let number = |name: &str| field(name).and_then(hex).unwrap_or(0);
         let Some(index) = block.split_whitespace().next().and_then(|word| word.parse().ok()) else { continue };
-        let general = |line: &&str| ["RAX=", "RSI=", "R8 =", "R12="].iter().any(|name| line.starts_with(name));
+        let shown = ["RAX=", "RSI=", "R8 =", "R12=", "RIP=", "CR0="];
+        let general = |line: &&str| shown.iter().any(|name| line.starts_with(name));
         cpus.push(Cpu {
             index,
             rip: number("RIP"),
             rbp: number("RBP"),
+            rsp: number("RSP"),
             user: number("CPL") == 3,
             interrupts: number("RFL") & 0x200 != 0,
             halted: number("HLT") == 1,
+            paging: number("CR0") & 1 << 31 != 0,
             registers: block.lines().filter(general).map(|line| line.trim().to_owned()).collect(),
         });
     }
@@ -227,7 +214,8 @@ mod tests {
         RSI=0000000000000000 RDI=0000000000000000 RBP=ffffffff80010ff0 RSP=ffffffff80010fe0\n\
         R8 =0000000000000000 R9 =0000000000000000 R10=0000000000000000 R11=0000000000000000\n\
         R12=0000000000000000 R13=0000000000000000 R14=0000000000000000 R15=0000000000000000\n\
-        RIP=ffffffff80001234 RFL=00000046 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=0\nES =0000\n\n\
+        RIP=ffffffff80001234 RFL=00000046 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=0\nES =0000\n\
+        CR0=80010033 CR2=0000000000000000 CR3=0000000000001000 CR4=00000000\n\n\
         CPU#1\nRAX=0000000000000000 RBX=0\nRIP=0000000000401000 RFL=00000202 [-------] CPL=3 II=0 A20=1 SMM=0 HLT=1\n";
 
     #[test]
@@ -236,15 +224,11 @@ mod tests {
         assert_eq!(cpus.len(), 2);
         assert_eq!((cpus[0].index, cpus[0].rip, cpus[0].rbp), (0, 0xffff_ffff_8000_1234, 0xffff_ffff_8001_0ff0));
         assert!(!cpus[0].user && !cpus[0].interrupts && !cpus[0].halted);
-        assert_eq!(cpus[0].registers.len(), 4);
+        assert_eq!(cpus[0].registers.len(), 6);
+        assert!(cpus[0].paging && !cpus[1].paging);
+        assert_eq!(cpus[0].rsp, 0xffff_ffff_8001_0fe0);
         assert_eq!((cpus[1].index, cpus[1].rip), (1, 0x40_1000));
         assert!(cpus[1].user && cpus[1].interrupts && cpus[1].halted);
-    }
-
-    #[test]
-    fn memory_is_read_off_a_line() {
-        assert_eq!(two_words("ffffffff80010ff0: 0x0000000000000001 0xffffffff80001234\n"), [1, 0xffff_ffff_8000_1234]);
-        assert_eq!(two_words("Cannot access memory"), [0, 0]);
     }
 
     #[test]
@@ -254,6 +238,7 @@ mod tests {
         assert_eq!(stop_event(&event(true, "guest-reset")), Some(Stopped::Reset));
         assert_eq!(stop_event(&event(true, "guest-shutdown")), Some(Stopped::Off));
         assert_eq!(stop_event(&event(false, "host-qmp-quit")), None);
+        assert_eq!(stop_event(&json!({ "event": "GUEST_PANICKED", "data": {} })), Some(Stopped::Panicked));
         assert_eq!(stop_event(&json!({ "event": "STOP" })), None);
         assert_eq!(stop_event(&json!({ "return": {} })), None);
     }

@@ -94,16 +94,16 @@ impl fmt::Display for ProgramExit {
 pub enum Verdict {
     /// The kernel did what it was asked, whatever the program's own status.
     Done,
-    /// The kernel panicked; its report is on the console.
+    /// The kernel panicked.
     Panicked,
     /// The kernel refused what it was handed; the reason is on the console.
     Refused,
     /// A check at the end failed: frames are missing, or guest tests failed.
     CheckFailed,
-    /// The machine reset itself (a triple fault): where each CPU was.
-    Reset(Vec<String>),
-    /// Time was up: where each CPU was.
-    TimedOut(Vec<String>),
+    /// The machine reset itself.
+    Reset,
+    /// Time was up.
+    TimedOut,
     /// The kernel ended, but not as it should: what was wrong with its stream.
     Garbled(String),
     /// QEMU itself failed: its exit status (negative: the signal that killed it) and what it said.
@@ -118,21 +118,13 @@ impl Verdict {
             Verdict::Panicked => "the kernel panicked".into(),
             Verdict::Refused => "the kernel refused what it was handed".into(),
             Verdict::CheckFailed => "a check at the end failed".into(),
-            Verdict::Reset(_) => "the machine reset itself (a triple fault?)".into(),
-            Verdict::TimedOut(_) => "time was up: the machine hangs, or needs longer".into(),
+            Verdict::Reset => "the machine reset itself".into(),
+            Verdict::TimedOut => "time was up: the machine hangs, or needs longer".into(),
             Verdict::Garbled(how) => format!("the kernel ended in a way that makes no sense: {how}"),
             Verdict::QemuFailed(status, said) if *status < 0 => {
                 format!("QEMU was killed by signal {}: {}", -status, said.trim())
             }
             Verdict::QemuFailed(status, said) => format!("QEMU failed with status {status}: {}", said.trim()),
-        }
-    }
-
-    /// Where each CPU was, if the verdict comes with that.
-    pub fn report(&self) -> &[String] {
-        match self {
-            Verdict::Reset(lines) | Verdict::TimedOut(lines) => lines,
-            _ => &[],
         }
     }
 }
@@ -142,6 +134,8 @@ impl Verdict {
 pub struct Run {
     /// What became of it.
     pub verdict: Verdict,
+    /// After a panic, a reset or a hang: what every CPU was doing (`report`), line by line.
+    pub report: Vec<String>,
     /// All of the console, firmware's lines too.
     pub console: String,
     /// The program's standard output; empty if an event handler took it.
@@ -165,16 +159,16 @@ pub struct Run {
 }
 
 impl Run {
-    /// The verdict, where each CPU was, and the last `lines` lines of the console: what a person needs after a failure.
+    /// The verdict, the report about the machine, and the last `lines` lines of the console: what a person needs after a failure.
     /// Addresses in the console come with the names of their functions.
     pub fn failure_report(&self, symbols: &crate::symbols::Symbols, lines: usize) -> String {
         let mut text = format!("{} (after {:.1} s)\n", self.verdict.summary(), self.elapsed.as_secs_f32());
-        for line in self.verdict.report() {
+        for line in &self.report {
             text += &format!("  {line}\n");
         }
         let console: Vec<&str> = self.console.lines().collect();
         let tail = &console[console.len().saturating_sub(lines)..];
-        if tail.is_empty() && !self.verdict.report().is_empty() {
+        if tail.is_empty() && !self.report.is_empty() {
             text += "  (nothing on the console)\n";
         } else if !tail.is_empty() {
             text += "  last lines of the console:\n";
@@ -198,7 +192,7 @@ pub fn judge(end: Option<u8>, garbled: Option<String>, status: i32, said: &str) 
         .into_iter()
         .find(|&(value, _)| status == qemu_status(value));
     match verdict {
-        None if status == 0 => Verdict::Reset(Vec::new()),
+        None if status == 0 => Verdict::Reset,
         None => Verdict::QemuFailed(status, said.to_owned()),
         Some(_) if garbled.is_some() => Verdict::Garbled(garbled.unwrap_or_default()),
         Some((value, verdict)) => match end {
@@ -238,7 +232,7 @@ mod tests {
 
     #[test]
     fn qemus_own_ends_are_told_apart() {
-        assert!(matches!(judge(None, None, 0, ""), Verdict::Reset(_)));
+        assert_eq!(judge(None, None, 0, ""), Verdict::Reset);
         assert_eq!(judge(None, None, 1, "no such device"), Verdict::QemuFailed(1, "no such device".into()));
         assert_eq!(judge(Some(DONE), None, -9, ""), Verdict::QemuFailed(-9, String::new()));
     }

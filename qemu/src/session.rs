@@ -20,8 +20,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::console::Console;
 use crate::emulator::Emulator;
-use crate::machine::{Machine, Stdin, monitor_socket};
+use crate::machine::{Machine, Stdin, monitor_socket, resets};
 use crate::monitor::{self, Monitor, Stopped};
+use crate::report::{self, Why};
 use crate::run::{Event, Run, Verdict, judge};
 use crate::stream::Stream;
 use crate::symbols::Symbols;
@@ -37,6 +38,9 @@ enum Message {
     Monitor(Monitor),
     Stopped(Stopped),
 }
+
+/// How long a panic may take to write its last words, after it was looked at.
+const LAST_WORDS: Duration = Duration::from_secs(20);
 
 /// How many of them there are: both ports and QEMU's standard error. When all are closed, QEMU has ended.
 const SOURCES: usize = 3;
@@ -84,7 +88,9 @@ pub(crate) fn run(
     let mut session = Session { console: Console::new(), stream: Stream::new(), complaints: Vec::new(), closed: 0 };
     let mut monitor = None;
     let mut booted = None;
-    let deadline = started + machine.timeout;
+    let mut lines = Vec::new();
+    let look = |monitor: Option<&mut Monitor>, why| look(monitor, machine, dir.path(), why);
+    let mut deadline = started + machine.timeout;
     let forced = loop {
         if session.closed == SOURCES {
             break None;
@@ -106,7 +112,21 @@ pub(crate) fn run(
                     let _ = monitor.quit(); // QEMU may have gone before it answers
                 }
             }
-            Ok(Message::Stopped(Stopped::Reset)) => break Some(Verdict::Reset(positions(monitor.as_mut(), machine))),
+            Ok(Message::Stopped(Stopped::Reset)) => {
+                lines = look(monitor.as_mut(), Why::Reset);
+                break Some(Verdict::Reset);
+            }
+            Ok(Message::Stopped(Stopped::Panicked)) => {
+                // The second time the panic itself has panicked.
+                if lines.is_empty() {
+                    lines = look(monitor.as_mut(), Why::Panic);
+                }
+                // It has a few words for the console, and ends. It may be too broken for that.
+                deadline = Instant::now() + LAST_WORDS;
+                if monitor.as_mut().is_none_or(|monitor| monitor.resume().is_err()) {
+                    break Some(Verdict::Panicked);
+                }
+            }
             Ok(message) => {
                 session.take(message, &mut on)?;
                 if session.stream.started() && booted.is_none() {
@@ -117,7 +137,11 @@ pub(crate) fn run(
                 }
             }
             Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
-            Err(RecvTimeoutError::Timeout) => break Some(Verdict::TimedOut(positions(monitor.as_mut(), machine))),
+            Err(RecvTimeoutError::Timeout) if !lines.is_empty() => break Some(Verdict::Panicked),
+            Err(RecvTimeoutError::Timeout) => {
+                lines = look(monitor.as_mut(), Why::Hang);
+                break Some(Verdict::TimedOut);
+            }
             Err(RecvTimeoutError::Disconnected) => break None,
         }
     };
@@ -131,7 +155,7 @@ pub(crate) fn run(
     let complaints = String::from_utf8_lossy(&session.complaints).into_owned();
     let verdict = forced
         .unwrap_or_else(|| judge(session.stream.end(), session.stream.garbled(), status_number(status), &complaints));
-    Ok(session.stream.into_run(verdict, session.console.text(), started.elapsed(), booted))
+    Ok(session.stream.into_run(verdict, lines, session.console.text(), started.elapsed(), booted))
 }
 
 /// What has been read so far.
@@ -277,11 +301,13 @@ fn feed(stdin: Stdin, mut port: UnixStream) {
     send(Kind::StdinEnd, &[]);
 }
 
-/// Where each CPU is.
-fn positions(monitor: Option<&mut Monitor>, machine: &Machine) -> Vec<String> {
+/// What the machine, stopped or about to be, was doing.
+fn look(monitor: Option<&mut Monitor>, machine: &Machine, scratch: &Path, why: Why) -> Vec<String> {
     let Some(monitor) = monitor else { return vec!["(QEMU's monitor never answered)".into()] };
     let symbols = Symbols::load(&machine.image.elf).unwrap_or_default();
-    monitor.report(&symbols).unwrap_or_else(|error| vec![format!("(no report: {error:#})")])
+    let resets = std::fs::read_to_string(resets(scratch)).unwrap_or_default();
+    let why = if why == Why::Reset && resets.contains("Triple fault") { Why::TripleFault } else { why };
+    report::report(monitor, &symbols, scratch, why).unwrap_or_else(|error| vec![format!("(no report: {error:#})")])
 }
 
 /// The exit status, or the negative number of the signal that killed QEMU.

@@ -33,8 +33,8 @@ pub fn of_failure(verdict: &Verdict) -> Option<u8> {
         Verdict::Panicked => Some(PANICKED),
         Verdict::Refused => Some(REFUSED),
         Verdict::CheckFailed => Some(CHECK_FAILED),
-        Verdict::Reset(_) => Some(RESET),
-        Verdict::TimedOut(_) => Some(TIMED_OUT),
+        Verdict::Reset => Some(RESET),
+        Verdict::TimedOut => Some(TIMED_OUT),
         Verdict::Garbled(_) => Some(STREAM),
         Verdict::QemuFailed(..) => Some(SET_UP),
     }

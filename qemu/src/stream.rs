@@ -146,12 +146,14 @@ impl Stream {
     pub(crate) fn into_run(
         self,
         verdict: Verdict,
+        report: Vec<String>,
         console: String,
         elapsed: Duration,
         booted: Option<Duration>,
     ) -> Run {
         Run {
             verdict,
+            report,
             console,
             stdout: Vec::new(),
             stderr: Vec::new(),
@@ -205,7 +207,7 @@ mod tests {
         assert_eq!(events, ["Stdout([104, 105])", "Stderr([111, 104])"]);
         assert_eq!(stream.garbled(), None);
         assert_eq!(stream.end(), Some(0x10));
-        let run = stream.into_run(Verdict::Done, String::new(), Duration::ZERO, None);
+        let run = stream.into_run(Verdict::Done, Vec::new(), String::new(), Duration::ZERO, None);
         assert_eq!(run.exit, Some(ProgramExit::Signal(11)));
         assert_eq!(run.frames.unwrap().owners.len(), 2);
     }

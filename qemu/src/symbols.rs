@@ -79,6 +79,12 @@ impl Symbols {
         Ok(symbols)
     }
 
+    /// Made of these starts, sizes and names.
+    #[cfg(test)]
+    pub(crate) fn of(functions: &[(u64, u64, &str)]) -> Symbols {
+        Symbols::new(functions.iter().map(|&(start, size, name)| (start, size, name.to_owned())).collect())
+    }
+
     fn new(mut functions: Vec<(u64, u64, String)>) -> Symbols {
         functions.sort();
         for (_, _, name) in &mut functions {
@@ -130,6 +136,11 @@ impl Symbols {
     /// Address and size of the static with this symbol.
     pub fn object(&self, symbol: &str) -> Option<(u64, u64)> {
         self.objects.get(symbol).copied()
+    }
+
+    /// How far `address` lies behind the start of its function.
+    pub fn offset(&self, address: u64) -> Option<u64> {
+        self.find(address).map(|(offset, _)| offset)
     }
 
     /// The name of the function that holds `address`.

@@ -71,9 +71,7 @@ impl SharedBoots {
         match &*verdict {
             Some(Verdict::Done) => Ok(()),
             // Each has its own report.
-            Some(Verdict::CheckFailed | Verdict::Panicked | Verdict::Reset(_) | Verdict::TimedOut(_)) if failed => {
-                Ok(())
-            }
+            Some(Verdict::CheckFailed | Verdict::Panicked | Verdict::Reset | Verdict::TimedOut) if failed => Ok(()),
             Some(verdict) => Err(verdict.summary()),
             None => Err("the machine was never started".into()),
         }

@@ -22,5 +22,7 @@ pub const PLANT: &str = "opt/tessera/plant";
 pub const POINTS: &str = "opt/tessera/points";
 /// Seed of the delays with which CPUs and threads start, not 0; absent: no delays.
 pub const START_DELAYS: &str = "opt/tessera/start-delays";
+/// `off`: the event rings are not written to (`crate::report`). Absent: they are.
+pub const EVENTS: &str = "opt/tessera/events";
 /// 32 bytes that seed the kernel's random numbers; absent: the CPU's time stamp.
 pub const SEED: &str = "opt/tessera/seed";

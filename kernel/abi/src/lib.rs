@@ -1,4 +1,4 @@
-//! Numbers and layouts that the kernel shares with programs and with the host's tools. No dependencies, and no code that does anything.
+//! Numbers and layouts that the kernel shares with programs and with the host's tools. No dependencies, and no code that does much.
 //!
 //! | module | what it names | shared with |
 //! |---|---|---|
@@ -12,6 +12,7 @@
 //! | [`fw_cfg`] | names of the files that the launcher hands to the kernel | host tools |
 //! | [`event`] | records of the per-CPU event rings | host tools |
 //! | [`marker`] | instructions that open and close a counter's windows | programs, host tools |
+//! | [`report`] | the black box that a report about a stopped machine reads | host tools |
 //! | [`exit`] | values written to the debug-exit port | host tools |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -29,6 +30,7 @@ pub mod lock;
 pub mod marker;
 pub mod nr;
 pub mod point;
+pub mod report;
 pub mod wire;
 
 pub use counter::Counter;

@@ -7,6 +7,7 @@
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 
 use sync::InterruptState;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
@@ -160,6 +161,16 @@ pub fn halt_forever() -> ! {
 pub fn time_stamp() -> u64 {
     // SAFETY: RDTSC is present on every x86_64 CPU and CR4.TSD only forbids it outside ring 0.
     unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Adds 1 to a counter that only this CPU writes, and says what it was: in one instruction, so that no interrupt comes
+/// between reading and writing; not locked, so other CPUs must not do this.
+#[inline]
+pub fn take_number(counter: &AtomicU64) -> u64 {
+    let mut number = 1u64;
+    // SAFETY: the counter's own 8 bytes.
+    unsafe { asm!("xadd [{}], {}", in(reg) counter.as_ptr(), inout(reg) number, options(nostack)) };
+    number
 }
 
 /// Physical address of the root table that this CPU's MMU walks now.

@@ -2,7 +2,8 @@
 //!
 //! In the kernel GS always points at the running CPU's structure; in user mode the program's own GS base is loaded and
 //! `swapgs` at every entry and exit exchanges the two. The first fields have fixed offsets because assembly uses them.
-//! Only the CPU itself writes its structure (Relaxed atomics suffice), but for `need_resched`, which others may set.
+//! Only the CPU itself writes its structure (Relaxed atomics suffice), but for `need_resched`, which others may set, and
+//! `ring`, which a panicking CPU clears for all.
 
 use core::arch::asm;
 use core::mem::offset_of;
@@ -30,6 +31,10 @@ pub struct Cpu {
     pub current_thread: AtomicU64,
     /// The running thread should give way at its next return to user mode. Set by any CPU, cleared by this one.
     pub need_resched: AtomicBool,
+    /// Address of this CPU's event ring while it records; 0: off (`crate::event`).
+    pub ring: AtomicU64,
+    /// The last word of this CPU's event records without the kind: `thread << 32 | cpu << 16`.
+    pub stamp: AtomicU64,
 }
 
 /// Offset of [`Cpu::kernel_stack`] from GS, for assembly.
@@ -59,6 +64,8 @@ impl Cpu {
             user_stack: AtomicU64::new(0),
             current_thread: AtomicU64::new(0),
             need_resched: AtomicBool::new(false),
+            ring: AtomicU64::new(0),
+            stamp: AtomicU64::new(0),
         }
     }
 
@@ -94,6 +101,23 @@ pub fn id() -> CpuId {
     CpuId(id)
 }
 
+/// [`Cpu::ring`] of the CPU that runs the caller.
+#[inline]
+pub fn ring() -> u64 {
+    let ring;
+    // SAFETY: in the kernel GS points at this CPU's structure.
+    unsafe {
+        asm!("mov {}, gs:[{}]", out(reg) ring, const offset_of!(Cpu, ring), options(nostack, preserves_flags, readonly))
+    };
+    ring
+}
+
+/// [`Cpu::stamp`] of the CPU that runs the caller.
+#[inline]
+pub fn stamp() -> u64 {
+    Cpu::current().stamp.load(Ordering::Relaxed)
+}
+
 /// The structure of any CPU.
 pub fn get(cpu: CpuId) -> &'static Cpu {
     &CPUS[cpu.index()]
@@ -103,6 +127,7 @@ pub fn get(cpu: CpuId) -> &'static Cpu {
 pub fn install(id: CpuId) {
     let cpu = get(id);
     cpu.id.store(id.0, Ordering::Relaxed);
+    cpu.stamp.store(u64::from(id.0) << 16, Ordering::Relaxed);
     cpu.this.store(core::ptr::from_ref(cpu).addr(), Ordering::Relaxed);
     GsBase::write(VirtAddr::from_ptr(cpu));
     KernelGsBase::write(VirtAddr::zero());

@@ -29,6 +29,7 @@ mod tick;
 mod user;
 
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering::Relaxed;
 
 use sync::park::{BeginPark, Enqueue};
 use sync::{CpuSet, ThreadId, TransactionEdge, point};
@@ -61,13 +62,23 @@ pub fn interrupted() -> bool {
 
 /// [`sync::Platform::transaction`]: notes that the running thread has opened or ended one.
 pub fn transaction(edge: TransactionEdge) {
-    let before = current().in_transaction.replace(edge == TransactionEdge::Opened);
-    debug_assert_eq!(before, edge == TransactionEdge::Ended, "a transaction inside a transaction");
+    debug_assert_eq!(in_transaction(), edge == TransactionEdge::Ended, "a transaction inside a transaction");
+    let report = &current().report;
+    let (mark, space) = match edge {
+        TransactionEdge::Opened { mark, space } => (mark.word(), space),
+        TransactionEdge::Ended => (0, 0),
+    };
+    report.space.store(space, Relaxed);
+    report.transaction.store(mark, Relaxed);
+    #[cfg(debug_assertions)]
+    if mark != 0 {
+        crate::plant::in_transaction();
+    }
 }
 
 /// Whether the running thread has an update transaction open.
 pub fn in_transaction() -> bool {
-    current().in_transaction.get()
+    current().report.transaction.load(Relaxed) != 0
 }
 
 /// [`sync::Platform::park`]: sleeps until an unpark or the deadline.
@@ -119,7 +130,7 @@ pub fn yield_now() {
 /// Moves the calling kernel thread to one of `cpus`; returns on one of them.
 pub fn move_to(cpus: CpuSet) {
     let this = current();
-    this.affinity.store(cpus.0, core::sync::atomic::Ordering::Relaxed);
+    this.affinity.store(cpus.0, Relaxed);
     let state = cpu::interrupts_disable();
     while !cpus.contains(Cpu::current().id()) {
         schedule(Leaving::Runnable);
@@ -139,7 +150,7 @@ pub fn visit(cpus: CpuSet, f: impl Fn()) {
 
 /// The name of the running thread, for reports; callable in any context once a thread runs here.
 pub fn current_name() -> Option<&'static str> {
-    let thread = Cpu::current().current_thread.load(core::sync::atomic::Ordering::Relaxed) as *const Thread;
+    let thread = Cpu::current().current_thread.load(Relaxed) as *const Thread;
     // SAFETY: null, or the thread that runs here, which is alive.
     unsafe { thread.as_ref() }.map(|thread| thread.name)
 }

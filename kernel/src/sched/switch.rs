@@ -84,7 +84,17 @@ pub(super) fn current() -> &'static Thread {
 /// Makes `thread` the running one: the CPU's boot context becomes its idle thread.
 pub(super) fn adopt(thread: NonNull<Thread>) {
     local().idle.set(Some(thread));
-    Cpu::current().current_thread.store(thread.as_ptr().addr() as u64, Ordering::Relaxed);
+    // SAFETY: an idle thread lives for ever.
+    set_current(unsafe { thread.as_ref() });
+}
+
+/// Says that `thread` runs here, to the kernel and to reports.
+fn set_current(thread: &Thread) {
+    let cpu = Cpu::current();
+    cpu.current_thread.store(core::ptr::from_ref(thread).addr() as u64, Ordering::Relaxed);
+    let report = &thread.report;
+    cpu.stamp.store(report.tid.load(Ordering::Relaxed) << 32 | u64::from(cpu.id().0) << 16, Ordering::Relaxed);
+    crate::report::cpu(cpu.id()).thread.store(core::ptr::from_ref(report).addr() as u64, Ordering::Relaxed);
 }
 
 /// Gives the CPU to another thread, if there is one that should have it. Interrupts are off, and off again at the
@@ -133,7 +143,7 @@ fn switch_to(this: &Thread, next: NonNull<Thread>, leaving: Leaving) {
     next.cpu.store(percpu::id().0, Ordering::Relaxed);
     // Between this store and the thread's next look at `killed`; the other half stands in `user::kick`.
     fence(Ordering::SeqCst);
-    Cpu::current().current_thread.store(core::ptr::from_ref(next).addr() as u64, Ordering::Relaxed);
+    set_current(next);
     match next.space.get() {
         // SAFETY: alive while it stands in a thread that has not ended.
         Some(space) => enter_space(unsafe { space.as_ref() }),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `parking` | itself: see [`sync::park`] |
 //! | `cpu`, `affinity`, `fs_base` | atomics without order: hints, or written by the thread alone |
+//! | `report` | atomics without order, written by the thread alone |
 //! | `context`, `user`, `space` | the CPU that runs the thread or switches to or from it, interrupts off |
 //! | `run_link` | the lock of the run queue that it stands in |
 //! | `sleep` | the lock of the sleep list that it stands in (`sched::sleep`) |
@@ -16,6 +17,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use abi::report::ThreadBox;
 use mm::AddressSpace;
 use sync::park::ParkWord;
 use sync::{Arc, CpuId, CpuSet, RcuHead, ThreadId};
@@ -85,8 +87,8 @@ pub(super) struct Thread {
     /// The address space that it runs in; `None`: the kernel's own tables. Alive while it stands here: it is the
     /// program's, or borrowed by `sched::with_space`.
     pub(super) space: Cell<Option<NonNull<AddressSpace<Machine>>>>,
-    /// Whether it has an update transaction open. Its own.
-    pub(super) in_transaction: Cell<bool>,
+    /// What reports say about it. Its own.
+    pub(super) report: ThreadBox,
     pub(super) run_link: UnsafeCell<Option<NonNull<Thread>>>,
     pub(super) sleep: SleepLink,
     pub(super) start: UnsafeCell<Start>,
@@ -110,6 +112,13 @@ impl Thread {
             Start::User(regs) => regs.fs_base,
             Start::Kernel(..) | Start::Adopted => 0,
         };
+        let report = ThreadBox::new();
+        report.name.store(name.as_ptr().addr() as u64, Ordering::Relaxed);
+        report.name_len.store(name.len() as u64, Ordering::Relaxed);
+        if let Some(user) = &user {
+            report.tid.store(user.thread.tid().into(), Ordering::Relaxed);
+            report.pid.store(user.thread.process().id().into(), Ordering::Relaxed);
+        }
         let space = user.as_ref().map(|user| NonNull::from(user.thread.process().space()));
         Thread {
             parking: ParkWord::new(),
@@ -119,7 +128,7 @@ impl Thread {
             context: UnsafeCell::new(Context::NONE),
             user: UnsafeCell::new(user),
             space: Cell::new(space),
-            in_transaction: Cell::new(false),
+            report,
             run_link: UnsafeCell::new(None),
             sleep: SleepLink::new(),
             start: UnsafeCell::new(start),

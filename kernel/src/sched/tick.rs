@@ -97,6 +97,8 @@ pub fn on_tick(interrupted: Interrupted) {
         // The idle loop does the rest when this interrupt has ended its halt.
         return;
     }
+    #[cfg(debug_assertions)]
+    crate::plant::in_interrupt();
     let rcu = &memory().rcu;
     if interrupted == Interrupted::User {
         rcu.quiescent();

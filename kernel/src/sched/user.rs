@@ -124,10 +124,13 @@ fn sanitize(regs: &mut UserRegs) {
 /// Returns with interrupts off, ready for user mode.
 pub(crate) fn run_call(regs: &mut UserRegs) {
     memory().counters.bump(Counter::Call);
+    let report = &current().report;
+    report.call.store(core::ptr::from_ref(regs).addr() as u64, Ordering::Relaxed);
     match linux::call(running_user(), regs) {
         Control::Return => {}
         Control::ExitThread => end(),
     }
+    report.call.store(0, Ordering::Relaxed);
     sanitize(regs);
     interrupts::disable();
     before_return();
@@ -135,6 +138,8 @@ pub(crate) fn run_call(regs: &mut UserRegs) {
 
 /// A page fault of user code, with interrupts off. The thread is told to die if it cannot be served.
 pub fn page_fault(frame: &mut TrapFrame, address: u64, access: Access) {
+    #[cfg(debug_assertions)]
+    crate::plant::in_fault();
     match linux::user_fault(running_user(), address, access, frame.rip) {
         UserFault::Served => {}
         // The thread is marked: `before_user_return` ends it.

@@ -4,6 +4,7 @@
 //! functions of one type parameter `P: Platform`, implemented by the kernel for the real machine and by
 //! `sync::testing` for threads on the host that play CPUs.
 
+use crate::Mark;
 use abi::Point;
 
 /// Index of a CPU: `0..P::cpu_count()`.
@@ -83,7 +84,12 @@ pub enum InterruptState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionEdge {
     /// It is open from here on.
-    Opened,
+    Opened {
+        /// Its name.
+        mark: Mark,
+        /// Address of the update lock of the address space that it changes: its name in reports.
+        space: u64,
+    },
     /// It has ended.
     Ended,
 }

@@ -310,6 +310,7 @@ mod tests {
         stats.extend((0..abi::counter::COUNTERS).flat_map(|_| 50u64.to_le_bytes()));
         Run {
             verdict: Verdict::Done,
+            report: Vec::new(),
             console: String::new(),
             stdout: stdout.into(),
             stderr: Vec::new(),

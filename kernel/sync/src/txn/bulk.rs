@@ -82,8 +82,11 @@ pub fn update<P: Platform, T>(
 ) -> Result<T, Errno> {
     let _writer = space.lock.write();
     loop {
-        P::transaction(TransactionEdge::Opened);
         let mut txn = Txn::begin(space, locks, counters);
+        P::transaction(TransactionEdge::Opened {
+            mark: txn.own_mark(),
+            space: core::ptr::from_ref(space).addr() as u64,
+        });
         let result = body(&mut txn);
         drop(txn);
         P::transaction(TransactionEdge::Ended);

@@ -18,6 +18,11 @@ use crate::{Counters, Platform, point};
 pub struct Mark(u64);
 
 impl Mark {
+    /// The mark as one word, as VMAs carry it.
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
     /// Width of the sequence.
     pub(super) const SEQUENCE_BITS: u32 = 48;
     /// Largest sequence that a mark can hold.

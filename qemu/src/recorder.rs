@@ -1,0 +1,102 @@
+//! What happened last: the per-CPU event rings (`abi::event`, `abi::report::Ring`), read, merged and put into words.
+
+use std::mem::offset_of;
+
+use abi::Counter;
+use abi::event::{FAULT_REFUSED, Kind, RECORD_BYTES, Record};
+use abi::report::{RING_RECORDS, Ring};
+
+use crate::peek::Memory;
+
+/// Events shown of all CPUs together.
+const LAST: usize = 40;
+
+/// Events shown of each CPU at least: one that has hung for long has none among the last of all.
+const LAST_OF_EACH: usize = 4;
+
+/// The records of the ring at `address`, oldest first. `None`: not readable. Records that were being written are left out.
+pub fn read(memory: &mut impl Memory, address: u64) -> Option<Vec<Record>> {
+    let head = memory.word(address.checked_add(offset_of!(Ring, head) as u64)?)?;
+    let bytes = memory.read(address.checked_add(offset_of!(Ring, records) as u64)?, RING_RECORDS * RECORD_BYTES)?;
+    let (slots, _) = bytes.as_chunks::<RECORD_BYTES>();
+    let count = head.min(RING_RECORDS as u64);
+    let order = (head - count..head).map(|number| &slots[(number % RING_RECORDS as u64) as usize]);
+    Some(order.map(Record::from_bytes).filter(|record| record.kind != 0).collect())
+}
+
+/// The last records of all rings, and of each, by time.
+pub fn last(rings: &[Vec<Record>]) -> Vec<Record> {
+    let mut all: Vec<(Record, bool)> = Vec::new();
+    for ring in rings {
+        let own = ring.len().saturating_sub(LAST_OF_EACH);
+        // More than LAST of one ring are never shown.
+        let from = ring.len().saturating_sub(LAST);
+        all.extend(ring.iter().enumerate().skip(from).map(|(index, record)| (*record, index >= own)));
+    }
+    all.sort_by_key(|(record, _)| record.time_ns);
+    let old = all.len().saturating_sub(LAST);
+    let kept = all.iter().enumerate().filter(|(index, (_, own))| *index >= old || *own);
+    kept.map(|(_, (record, _))| *record).collect()
+}
+
+/// A record in words: `12.345678901 cpu1 tid 7  fault at 0x7f00 (write)`.
+pub fn line(record: &Record) -> String {
+    let (seconds, rest) = (record.time_ns / 1_000_000_000, record.time_ns % 1_000_000_000);
+    let who = if record.thread == 0 { "kernel".to_owned() } else { format!("tid {}", record.thread) };
+    format!("{seconds:5}.{rest:09} cpu{:<2} {who:8} {}", record.cpu, what(record))
+}
+
+/// What happened.
+fn what(record: &Record) -> String {
+    let Some(kind) = Kind::from_number(record.kind) else { return format!("unknown event {}", record.kind) };
+    let (name, a, b) = (kind.name(), record.a, record.b);
+    match kind {
+        Kind::FaultBegin => {
+            format!("{name} at {a:#x} ({})", ["read", "write", "execute"].get(b as usize).unwrap_or(&"?"))
+        }
+        Kind::FaultEnd if b == FAULT_REFUSED => format!("{name} at {a:#x}: refused"),
+        Kind::FaultEnd => {
+            let counter = usize::try_from(b).ok().and_then(|index| Counter::ALL.get(index));
+            format!("{name} at {a:#x}: {}", counter.map_or("?", |counter| counter.name()))
+        }
+        Kind::Mark => format!("{name} VMA {a:#x}..{b:#x}"),
+        Kind::SettleBegin => format!("{name} {}", mark(a)),
+        Kind::SettleEnd => format!("{name} {}, waited for {b} CPUs", mark(a)),
+        Kind::TransactionBegin | Kind::TransactionEnd | Kind::TransactionRestart => {
+            format!("{name} {}, update lock {b:#x}", mark(a))
+        }
+        Kind::ShootdownBegin if b == u64::MAX => format!("{name} of everything on CPUs {}", cpus(a)),
+        Kind::ShootdownBegin => format!("{name} of {b} pages on CPUs {}", cpus(a)),
+        Kind::ShootdownEnd => format!("{name} on CPUs {}", cpus(a)),
+        Kind::FlushServed if a == u64::MAX => format!("{name}: everything"),
+        Kind::FlushServed => format!("{name}: {a} pages"),
+        Kind::Switch => format!("{name} from {} to {}", thread(a), thread(b)),
+        Kind::CallEnter => format!("{name} {}({b:#x}, ...)", call(a)),
+        Kind::CallExit if (b as i64) < 0 && (b as i64) > -4096 => format!("{name} {}: error {}", call(a), -(b as i64)),
+        Kind::CallExit => format!("{name} {}: {b:#x}", call(a)),
+        Kind::Park if a == u64::MAX => name.to_owned(),
+        Kind::Park => format!("{name} until {}.{:09}", a / 1_000_000_000, a % 1_000_000_000),
+        Kind::Unpark => format!("{name} {}", thread(a)),
+        Kind::GraceBegin | Kind::GraceEnd => format!("{name} {a}"),
+        Kind::Panic => name.to_owned(),
+    }
+}
+
+/// A transaction's mark: its cell and its sequence.
+pub fn mark(word: u64) -> String {
+    format!("{}:{}", word >> 48, word & ((1 << 48) - 1))
+}
+
+fn thread(tid: u64) -> String {
+    if tid == 0 { "the kernel's own".into() } else { format!("tid {tid}") }
+}
+
+fn call(number: u64) -> String {
+    abi::nr::name(number).map_or(format!("number {number}"), str::to_owned)
+}
+
+/// The members of a set of CPUs.
+fn cpus(set: u64) -> String {
+    let members: Vec<String> = (0..64).filter(|cpu| set >> cpu & 1 == 1).map(|cpu: u32| cpu.to_string()).collect();
+    members.join(" ")
+}
