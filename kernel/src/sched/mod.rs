@@ -71,7 +71,7 @@ pub fn transaction(edge: TransactionEdge) {
     report.space.store(space, Relaxed);
     report.transaction.store(mark, Relaxed);
     #[cfg(debug_assertions)]
-    if mark != 0 {
+    if mark != 0 && report.tid.load(Relaxed) != 0 {
         crate::plant::in_transaction();
     }
 }
