@@ -180,6 +180,10 @@ pub enum Verb {
     /// Run a static x86_64 Linux program: its streams and its exit status are passed through.
     #[command(override_usage = "cargo run -- run [OPTIONS] PROGRAM [ARGS]...")]
     Run(RunOptions),
+    /// Show what a page fault and an munmap cost: instructions, locked instructions, shared lines, and where. On 2 CPUs,
+    /// without firmware and debug checks, if nothing else is asked for.
+    #[command(override_usage = "cargo run -- count [OPTIONS]")]
+    Count,
     /// Boot machine after machine with random work, CPUs, memory and delays, until one fails
     Soak(SoakOptions),
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::ops::{Add, AddAssign};
+use std::ops::{Add, AddAssign, Range};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -42,6 +42,7 @@ pub enum Mode {
 pub struct Counting {
     plugin: PathBuf,
     mode: Mode,
+    interrupts: Option<Range<u64>>,
     dir: tempfile::TempDir,
 }
 
@@ -61,7 +62,18 @@ impl Counting {
             );
         }
         let dir = tempfile::Builder::new().prefix("tessera-count-").tempdir().context("cannot make a directory")?;
-        Ok(Counting { plugin: plugin()?, mode, dir })
+        Ok(Counting { plugin: plugin()?, mode, interrupts: None, dir })
+    }
+
+    /// Leaves out what interrupts do, from the first instruction of their stubs in the kernel to the return: they come when
+    /// they like, and are no part of what is counted.
+    ///
+    /// # Errors
+    /// This kernel does not name its stubs.
+    pub fn without_interrupts(mut self, kernel: &Symbols) -> Result<Counting> {
+        let stub = |name| kernel.start_of(name).with_context(|| format!("the kernel has no {name}"));
+        self.interrupts = Some(stub("interrupt_stubs")?..stub("trap_stubs_end")?);
+        Ok(self)
     }
 
     /// `machine`, counted.
@@ -73,6 +85,9 @@ impl Counting {
         let mut words = joined("file=", &self.plugin);
         words.push(joined(",out=", &self.out()));
         words.push(format!(",mode={mode}"));
+        if let Some(Range { start, end }) = self.interrupts {
+            words.push(format!(",interrupts={start:x}-{end:x}"));
+        }
         machine.qemu_args([OsString::from("-plugin"), words])
     }
 

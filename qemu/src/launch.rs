@@ -8,6 +8,7 @@ use abi::Counter;
 use anyhow::Result;
 
 use crate::cli::{self, Cli, MachineOptions, NoCommand, RunOptions, Verb};
+use crate::cost;
 use crate::count::{Counting, Mode};
 use crate::image::{Built, Image, disk_image, kernel_image};
 use crate::machine::{Machine, Stdin};
@@ -48,6 +49,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
     let result = match verb {
         None => demonstrate(&machine),
         Some(Verb::Run(options)) => run_program(&machine, &options),
+        Some(Verb::Count) => cost::main(&machine),
         Some(Verb::Soak(options)) => soak::main(&machine, &options),
     };
     result.unwrap_or_else(|error| match error.downcast_ref::<io::Error>().map(io::Error::kind) {

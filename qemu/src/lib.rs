@@ -15,6 +15,7 @@
 //! | [`monitor`], [`peek`], [`symbols`] | what is in the machine, and what are its addresses called? |
 //! | [`report`], [`backtrace`], [`recorder`] | what was each CPU doing? |
 //! | [`cli`], [`launch`] | what does the person want? |
+//! | [`cost`] | what do a page fault and an `munmap` cost? |
 //! | [`count`] | what did the machine do, seen from outside? |
 //! | [`program`] | can this file run at all? |
 //! | [`soak`] | how do a thousand random machines end? |
@@ -35,6 +36,7 @@
 pub mod backtrace;
 pub mod cli;
 pub mod console;
+pub mod cost;
 pub mod count;
 pub mod draws;
 pub mod emulator;

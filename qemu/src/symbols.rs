@@ -143,6 +143,11 @@ impl Symbols {
         self.find(address).map(|(offset, _)| offset)
     }
 
+    /// Where the code with this name, as [`Symbols::function`] gives it, begins.
+    pub(crate) fn start_of(&self, name: &str) -> Option<u64> {
+        self.functions.iter().find(|(_, _, other)| other == name).map(|&(start, _, _)| start)
+    }
+
     /// The name of the function that holds `address`.
     pub(crate) fn function(&self, address: u64) -> Option<&str> {
         self.find(address).map(|(_, name)| name)

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use qemu::count::{Counted, Counting, Counts, Mode};
 use qemu::{Image, Machine, Symbols, Verdict};
 
+use crate::launcher;
 use crate::oracle::{LIMIT, Source};
 use crate::turn;
 
@@ -62,6 +63,38 @@ pub fn on_one_cpu() -> Result<()> {
     let (counts, _) = run(Source::C("counted"), 1)?;
     check(&C, &counts)?;
     off_by_one_is_noticed(&C, &counts)
+}
+
+/// `cargo run -- count`: what is known beforehand about its numbers. The loop around the faults is four instructions; a fault
+/// is one more of the program, which begins twice, and has two locked instructions (ARCHITECTURE.md, section 3) and
+/// a share of the allocator's lock; a call of the kernel does not depend on anything.
+///
+/// # Errors
+/// A number is another one, or the launcher fails.
+pub fn cost() -> Result<()> {
+    let finished = launcher::run(&["count", "--timeout", "600"], &[])?;
+    ensure!(finished.status == 0, "status {}: {}{}", finished.status, finished.out(), finished.err());
+    let out = finished.out();
+    let row = |title: &str| -> Result<[f64; 4]> {
+        let line =
+            out.lines().find(|line| line.ends_with(title)).with_context(|| format!("no {title:?} in:\n{out}"))?;
+        let numbers: Vec<f64> = line.split_whitespace().take(4).map(str::parse).collect::<Result<_, _>>()?;
+        numbers.try_into().map_err(|_| anyhow::anyhow!("not four numbers: {line}"))
+    };
+    ensure!(row("a loop that touches pages")? == [4.0, 0.0, 0.0, 0.0], "the loop:\n{out}");
+    ensure!(row("in the program")? == [1.0, 0.0, 0.0, 0.0], "the program's part of a fault:\n{out}");
+    let [instructions, locked, ..] = row("a page fault (first write to a page)")?;
+    ensure!((100.0..10_000.0).contains(&instructions) && (2.0..2.5).contains(&locked), "a fault:\n{out}");
+    let [one, ..] = row("munmap of 1 page")?;
+    let [many, ..] = row("munmap of 64 pages")?;
+    ensure!(one > instructions && many > one + 63.0 * 50.0, "more pages are more work:\n{out}");
+    for beside in ["a page fault, while CPU 1 faults", "munmap of 1 page, while CPU 1 runs the program"] {
+        row(beside)?;
+    }
+    // A shootdown is answered by the other CPU: its word is a line that it has written.
+    let [_, _, reads, writes] = row("munmap of 1 page, while CPU 1 runs the program")?;
+    ensure!(reads + writes >= 1.0, "a shootdown without a shared line:\n{out}");
+    Ok(())
 }
 
 /// Runs a program under the counter.

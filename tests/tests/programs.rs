@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     counts(&mut trials);
     trials.add("counted::by_hand::rust_cpus2", counted::on_two_cpus);
     trials.add("counted::by_hand::c_cpus1", counted::on_one_cpu);
+    trials.add("counted::cost_of_a_fault_and_an_munmap", counted::cost);
     kernel(&mut trials);
     launcher::add(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials.0).exit_code()

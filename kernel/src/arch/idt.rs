@@ -51,6 +51,10 @@ global_asm!(
     ".set vector, 0",
     ".rept 256",
     ".balign 16",
+    // The launcher's counters leave out what runs from here, for interrupts come when they like.
+    ".if vector == {first_interrupt}",
+    "interrupt_stubs:",
+    ".endif",
     ".if vector != 8 && (vector < 10 || vector > 14) && vector != 17 && vector != 21 && vector != 29 && vector != 30",
     "push 0",
     ".endif",
@@ -62,6 +66,8 @@ global_asm!(
     ".endif",
     ".set vector, vector + 1",
     ".endr",
+    "trap_stubs_end:",
+    first_interrupt = const FIRST_INTERRUPT,
     entry = sym trap_entry,
     paranoid = sym paranoid_entry,
 );

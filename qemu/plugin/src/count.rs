@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::marker::{self, Marker, WINDOWS};
 
+use crate::lines::Access;
 use crate::sites::{MAX_SITES, Site};
+use crate::watched::Watched;
 
 /// Instructions in one table.
 const TABLE_SITES: usize = 1024;
@@ -44,17 +46,6 @@ impl Window {
     }
 }
 
-/// What an instruction that begins adds to the counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Runs {
-    /// One instruction.
-    Plain,
-    /// One instruction, one locked instruction.
-    Locked,
-    /// One instruction, unless it is the same string instruction going on.
-    Repeated,
-}
-
 const NO_SITE: u32 = u32::MAX;
 
 /// One virtual CPU's part; on lines of its own.
@@ -64,6 +55,8 @@ struct Cpu {
     open: AtomicU32,
     /// The string instruction that ran last, if nothing ran after it.
     repeating: AtomicU32,
+    /// 1: what runs is an interrupt's.
+    interrupted: AtomicU32,
     windows: [OnceLock<Window>; WINDOWS],
 }
 
@@ -79,6 +72,7 @@ impl Counter {
         let cpu = |_| Cpu {
             open: AtomicU32::new(0),
             repeating: AtomicU32::new(NO_SITE),
+            interrupted: AtomicU32::new(0),
             windows: std::array::from_fn(|_| OnceLock::new()),
         };
         Counter { open_everywhere: AtomicU32::new(0), cpus: (0..cpus).map(cpu).collect() }
@@ -104,37 +98,55 @@ impl Counter {
         };
     }
 
-    /// The windows that are open on CPU `cpu`: one bit each.
+    /// The windows that are open for what CPU `cpu` does now: one bit each, none in an interrupt that is left out.
     #[inline]
     pub(crate) fn open(&self, cpu: u32) -> u32 {
-        self.cpus[cpu as usize].open.load(Ordering::Relaxed) | self.open_everywhere.load(Ordering::Relaxed)
+        let here = &self.cpus[cpu as usize];
+        if here.interrupted.load(Ordering::Relaxed) != 0 {
+            return 0;
+        }
+        here.open.load(Ordering::Relaxed) | self.open_everywhere.load(Ordering::Relaxed)
     }
 
-    /// CPU `cpu` begins an instruction while the windows `open` are open.
+    /// CPU `cpu` begins an instruction. Returns the windows in which it counts.
     #[inline]
-    pub(crate) fn run(&self, cpu: u32, open: u32, site: Site, what: Runs) {
+    pub(crate) fn begins(&self, cpu: u32, what: Watched) -> u32 {
+        let interrupted = &self.cpus[cpu as usize].interrupted;
+        if what.has(Watched::INTERRUPT) {
+            interrupted.store(1, Ordering::Relaxed);
+        }
+        let open = self.open(cpu);
+        if what.has(Watched::RETURN) {
+            interrupted.store(0, Ordering::Relaxed); // from the next one on
+        }
+        open
+    }
+
+    /// CPU `cpu` begins an instruction, which counts in the windows `open`.
+    #[inline]
+    pub(crate) fn count(&self, cpu: u32, open: u32, what: Watched) {
         let here = &self.cpus[cpu as usize];
-        let goes_on = here.repeating.load(Ordering::Relaxed) == site;
-        here.repeating.store(if what == Runs::Repeated { site } else { NO_SITE }, Ordering::Relaxed);
+        let goes_on = here.repeating.load(Ordering::Relaxed) == what.site();
+        here.repeating.store(if what.has(Watched::REPEATED) { what.site() } else { NO_SITE }, Ordering::Relaxed);
         if goes_on {
             return;
         }
         for window in bits(open) {
-            let counts = here.windows[window].get_or_init(Window::new).of(site);
+            let counts = here.windows[window].get_or_init(Window::new).of(what.site());
             add(&counts.run, 1);
-            if what == Runs::Locked {
+            if what.has(Watched::LOCKED) {
                 add(&counts.locked, 1);
             }
         }
     }
 
     /// CPU `cpu` touched `lines` lines that another CPU had written since.
-    pub(crate) fn shared(&self, cpu: u32, open: u32, site: Site, access: crate::lines::Access, lines: u64) {
+    pub(crate) fn shared(&self, cpu: u32, open: u32, what: Watched, access: Access, lines: u64) {
         for window in bits(open) {
-            let counts = self.cpus[cpu as usize].windows[window].get_or_init(Window::new).of(site);
+            let counts = self.cpus[cpu as usize].windows[window].get_or_init(Window::new).of(what.site());
             match access {
-                crate::lines::Access::Read => add(&counts.shared_reads, lines),
-                crate::lines::Access::Write => add(&counts.shared_writes, lines),
+                Access::Read => add(&counts.shared_reads, lines),
+                Access::Write => add(&counts.shared_writes, lines),
             }
         }
     }
@@ -172,14 +184,14 @@ mod tests {
     use abi::marker::Kind;
 
     use super::*;
-    use crate::lines::Access;
 
     fn say(counter: &Counter, cpu: u32, kind: Kind, window: u32) {
         counter.mark(cpu, Marker { kind, window });
     }
 
-    fn run(counter: &Counter, cpu: u32, site: Site, what: Runs) {
-        counter.run(cpu, counter.open(cpu), site, what);
+    fn run(counter: &Counter, cpu: u32, site: Site, flags: u64) {
+        let what = Watched::new(site, flags);
+        counter.count(cpu, counter.begins(cpu, what), what);
     }
 
     /// Window, CPU, site, and the four counts.
@@ -195,16 +207,16 @@ mod tests {
     #[test]
     fn only_open_windows_count_and_only_where_they_are_open() {
         let counter = Counter::new(2);
-        run(&counter, 0, 5, Runs::Plain);
+        run(&counter, 0, 5, 0);
         say(&counter, 0, Kind::Begin, 3);
-        run(&counter, 0, 5, Runs::Plain);
-        run(&counter, 1, 5, Runs::Plain);
+        run(&counter, 0, 5, 0);
+        run(&counter, 1, 5, 0);
         say(&counter, 1, Kind::BeginAll, 7);
-        run(&counter, 0, 5, Runs::Locked);
-        run(&counter, 1, 6000, Runs::Plain);
+        run(&counter, 0, 5, Watched::LOCKED);
+        run(&counter, 1, 6000, 0);
         say(&counter, 0, Kind::End, 3);
         say(&counter, 0, Kind::EndAll, 7);
-        run(&counter, 0, 5, Runs::Plain);
+        run(&counter, 0, 5, 0);
         assert_eq!(all(&counter), [(3, 0, 5, [2, 1, 0, 0]), (7, 0, 5, [1, 1, 0, 0]), (7, 1, 6000, [1, 0, 0, 0])]);
     }
 
@@ -213,21 +225,38 @@ mod tests {
         let counter = Counter::new(1);
         say(&counter, 0, Kind::Begin, 0);
         for _ in 0..512 {
-            run(&counter, 0, 9, Runs::Repeated);
+            run(&counter, 0, 9, Watched::REPEATED);
         }
         assert_eq!(all(&counter), [(0, 0, 9, [1, 0, 0, 0])]);
-        run(&counter, 0, 10, Runs::Plain);
-        run(&counter, 0, 9, Runs::Repeated);
-        run(&counter, 0, 9, Runs::Repeated);
+        run(&counter, 0, 10, 0);
+        run(&counter, 0, 9, Watched::REPEATED);
+        run(&counter, 0, 9, Watched::REPEATED);
         assert_eq!(all(&counter), [(0, 0, 9, [2, 0, 0, 0]), (0, 0, 10, [1, 0, 0, 0])]);
+    }
+
+    #[test]
+    fn interrupts_are_left_out_up_to_their_return() {
+        let counter = Counter::new(2);
+        say(&counter, 0, Kind::BeginAll, 1);
+        run(&counter, 0, 1, 0);
+        run(&counter, 0, 2, Watched::INTERRUPT);
+        run(&counter, 0, 3, Watched::INTERRUPT);
+        run(&counter, 0, 4, 0);
+        run(&counter, 1, 4, 0);
+        assert_eq!(counter.open(0), 0);
+        run(&counter, 0, 5, Watched::RETURN);
+        run(&counter, 0, 6, 0);
+        run(&counter, 0, 7, Watched::RETURN);
+        let ran: Vec<_> = all(&counter).into_iter().map(|(_, cpu, site, counts)| (cpu, site, counts[0])).collect();
+        assert_eq!(ran, [(0, 1, 1), (0, 6, 1), (0, 7, 1), (1, 4, 1)]);
     }
 
     #[test]
     fn shared_lines_stand_beside_the_instructions() {
         let counter = Counter::new(1);
-        counter.shared(0, 0b10, 4, Access::Read, 2);
-        counter.shared(0, 0b10, 4, Access::Write, 1);
-        counter.shared(0, 0, 4, Access::Write, 1);
+        counter.shared(0, 0b10, Watched::new(4, 0), Access::Read, 2);
+        counter.shared(0, 0b10, Watched::new(4, 0), Access::Write, 1);
+        counter.shared(0, 0, Watched::new(4, 0), Access::Write, 1);
         assert_eq!(all(&counter), [(1, 0, 4, [0, 0, 2, 1])]);
     }
 

@@ -1,7 +1,8 @@
 //! What the bytes of an instruction say about it: does it lock, does it repeat itself, is it a marker?
 //!
 //! QEMU knows where instructions begin and end, so no lengths are decoded: prefixes are skipped, and the opcode and the
-//! ModRM byte behind them are looked at. Source: Intel SDM vol. 2, chapter 2 (formats) and the pages of LOCK, XCHG and REP.
+//! ModRM byte behind them are looked at. Source: Intel SDM vol. 2, chapter 2 (formats) and the pages of LOCK, XCHG, REP,
+//! IRET and SYSRET.
 
 use abi::marker::{Marker, OPCODE};
 
@@ -14,6 +15,8 @@ pub(crate) enum Kind {
     Locked,
     /// A string instruction with a repeat prefix: QEMU runs it as many times as it repeats.
     Repeated,
+    /// It leaves the kernel's entry code: IRET or SYSRET.
+    Returns,
     /// A marker: counted as nothing.
     Marker(Marker),
 }
@@ -53,6 +56,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Kind {
         [0x6c..=0x6f | 0xa4..=0xa7 | 0xaa..=0xaf, ..] if prefixes.contains(&REP) || prefixes.contains(&REPNE) => {
             Kind::Repeated
         }
+        [0xcf, ..] | [0x0f, 0x07, ..] => Kind::Returns,
         _ => Kind::Plain,
     }
 }
@@ -129,6 +133,15 @@ mod tests {
         assert_eq!(decode(&[0xa8, 0x01]), Kind::Plain); // test al, 1
         assert_eq!(decode(&[0xf3, 0xa8, 0x01]), Kind::Plain);
         assert_eq!(decode(&[0xf3, 0x0f, 0x1e, 0xfa]), Kind::Plain); // endbr64
+    }
+
+    #[test]
+    fn returns_of_either_kind_are_known() {
+        assert_eq!(decode(&[0x48, 0xcf]), Kind::Returns); // iretq
+        assert_eq!(decode(&[0xcf]), Kind::Returns); // iretd
+        assert_eq!(decode(&[0x48, 0x0f, 0x07]), Kind::Returns); // sysretq
+        assert_eq!(decode(&[0xc3]), Kind::Plain); // ret
+        assert_eq!(decode(&[0x0f, 0x05]), Kind::Plain); // syscall
     }
 
     #[test]

@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use abi::marker::{self, Marker};
 
 use crate::api::{self, Api, Block, Info, Instruction, MemInfo, PluginId};
-use crate::count::{Counter, Runs};
+use crate::count::Counter;
 use crate::decode::{Kind, decode};
 use crate::lines::{Access, Lines};
 use crate::options::{Mode, Options};
 use crate::report::{self, Began};
-use crate::sites::{Site, Sites};
+use crate::sites::Sites;
 use crate::trace::Trace;
+use crate::watched::Watched;
 
 /// Everything there is. One machine a process.
 struct Plugin {
@@ -136,7 +137,7 @@ fn watch(plugin: &Plugin, instruction: *mut Instruction, kind: Kind) {
         unsafe { (api.on_run)(instruction, function, api::NO_REGISTERS, data) };
     };
     if let Kind::Marker(marker) = kind {
-        return on_run(marks, marker.displacement() as usize as *mut c_void);
+        return on_run(marks, std::ptr::without_provenance_mut(marker.displacement() as usize));
     }
     if !plugin.is(Life::Armed) {
         return;
@@ -144,29 +145,36 @@ fn watch(plugin: &Plugin, instruction: *mut Instruction, kind: Kind) {
     // SAFETY: valid during this call.
     let address = unsafe { (api.address)(instruction) };
     let Some(site) = plugin.sites.number(address) else { return };
-    let site_data = site as usize as *mut c_void;
-    on_run(
-        match (plugin.options.mode, kind) {
-            (Mode::Trace, _) => traces,
-            (Mode::Count, Kind::Locked) => runs_locked,
-            (Mode::Count, Kind::Repeated) => runs_repeated,
-            (Mode::Count, _) => runs,
-        },
-        site_data,
-    );
+    let interrupt = if plugin.options.interrupts.contains(&address) { Watched::INTERRUPT } else { 0 };
+    let data = Watched::new(site, interrupt | flags(kind)).to_data();
+    let function = match plugin.options.mode {
+        Mode::Count => runs,
+        Mode::Trace => traces,
+    };
+    on_run(function, data);
     if plugin.watches_lines() {
         // A locked instruction is one write, whether QEMU does it in one step or (on a machine that takes its CPUs in turn)
         // in two.
         let which: c_int = if kind == Kind::Locked { api::WRITES } else { api::READS_AND_WRITES };
         // SAFETY: valid during this call; the function lives as long as the process.
-        unsafe { (api.on_access)(instruction, accesses, api::NO_REGISTERS, which, site_data) };
+        unsafe { (api.on_access)(instruction, accesses, api::NO_REGISTERS, which, data) };
+    }
+}
+
+/// What callbacks must know of an instruction.
+fn flags(kind: Kind) -> u64 {
+    match kind {
+        Kind::Plain | Kind::Marker(_) => 0,
+        Kind::Locked => Watched::LOCKED,
+        Kind::Repeated => Watched::REPEATED,
+        Kind::Returns => Watched::RETURN,
     }
 }
 
 /// A marker runs.
 extern "C" fn marks(cpu: c_uint, displacement: *mut c_void) {
     let Some(plugin) = PLUGIN.get() else { return };
-    let Some(marker) = Marker::of_displacement(displacement as usize as u32) else { return };
+    let Some(marker) = Marker::of_displacement(displacement.addr() as u32) else { return };
     if !plugin.is(Life::Armed) {
         if matches!(marker.kind, marker::Kind::Begin | marker::Kind::BeginAll) {
             plugin.late.store(1, Ordering::Relaxed);
@@ -186,39 +194,22 @@ fn wake(plugin: &Plugin) {
     }
 }
 
-fn site_of(data: *mut c_void) -> Site {
-    data as usize as Site
-}
-
-#[inline]
-fn run(cpu: c_uint, data: *mut c_void, what: Runs) {
+/// An instruction begins.
+extern "C" fn runs(cpu: c_uint, data: *mut c_void) {
     let Some(plugin) = PLUGIN.get() else { return };
-    let open = plugin.counter.open(cpu);
+    let what = Watched::of_data(data);
+    let open = plugin.counter.begins(cpu, what);
     if open != 0 {
-        plugin.counter.run(cpu, open, site_of(data), what);
+        plugin.counter.count(cpu, open, what);
     }
 }
 
-/// An ordinary instruction begins.
-extern "C" fn runs(cpu: c_uint, data: *mut c_void) {
-    run(cpu, data, Runs::Plain);
-}
-
-/// A locked instruction begins.
-extern "C" fn runs_locked(cpu: c_uint, data: *mut c_void) {
-    run(cpu, data, Runs::Locked);
-}
-
-/// A string instruction begins, or goes on.
-extern "C" fn runs_repeated(cpu: c_uint, data: *mut c_void) {
-    run(cpu, data, Runs::Repeated);
-}
-
-/// Any instruction begins, and its place in the order is wanted.
+/// An instruction begins, and its place in the order is wanted.
 extern "C" fn traces(cpu: c_uint, data: *mut c_void) {
     let Some(plugin) = PLUGIN.get() else { return };
-    if plugin.counter.open(cpu) != 0 {
-        plugin.trace.push(site_of(data));
+    let what = Watched::of_data(data);
+    if plugin.counter.begins(cpu, what) != 0 {
+        plugin.trace.push(what.site());
     }
 }
 
@@ -240,7 +231,7 @@ extern "C" fn accesses(cpu: c_uint, info: MemInfo, address: u64, data: *mut c_vo
     let access = if unsafe { (api.access_is_store)(info) } { Access::Write } else { Access::Read };
     let shared = plugin.lines.access(cpu, access, physical, size);
     if shared != 0 {
-        plugin.counter.shared(cpu, plugin.counter.open(cpu), site_of(data), access, shared);
+        plugin.counter.shared(cpu, plugin.counter.open(cpu), Watched::of_data(data), access, shared);
     }
 }
 

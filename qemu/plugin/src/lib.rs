@@ -10,6 +10,7 @@
 //! | `hooks` | what is to be done when QEMU translates, runs, accesses memory, ends? |
 //! | `decode` | what is this instruction? |
 //! | `sites` | which instructions are there? |
+//! | `watched` | what is remembered of an instruction that QEMU has translated? |
 //! | `count` | what did each CPU do? |
 //! | `lines` | who has the latest content of a line? |
 //! | `trace` | in which order did it happen? |
@@ -19,7 +20,8 @@
 //! **What is counted.** An instruction counts when it begins: one that faults and runs again counts twice. A string
 //! instruction with a repeat prefix counts once, however often it repeats, and once more after each interruption. Markers
 //! count as nothing. A locked read-modify-write counts as one write. What the CPU itself does to memory (page walks, stack
-//! frames of interrupts) is not seen. Lines are compared from the arming on.
+//! frames of interrupts) is not seen. Interrupts can be left out, up to the
+//! next return. Lines are compared from the arming on.
 
 mod api;
 mod count;
@@ -30,6 +32,7 @@ mod options;
 mod report;
 mod sites;
 mod trace;
+mod watched;
 
 use std::ffi::{CStr, c_char, c_int};
 

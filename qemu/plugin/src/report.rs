@@ -65,16 +65,17 @@ mod tests {
     use abi::marker::{Kind, Marker};
 
     use super::*;
-    use crate::count::Runs;
     use crate::lines::Access;
+    use crate::watched::Watched;
 
     #[test]
     fn each_count_is_one_line() {
         let counter = Counter::new(2);
         counter.mark(1, Marker { kind: Kind::Begin, window: 2 });
-        counter.run(1, counter.open(1), 0, Runs::Locked);
-        counter.run(1, counter.open(1), 1, Runs::Plain);
-        counter.shared(1, counter.open(1), 1, Access::Read, 17);
+        let plain = Watched::new(1, 0);
+        counter.count(1, counter.open(1), Watched::new(0, Watched::LOCKED));
+        counter.count(1, counter.open(1), plain);
+        counter.shared(1, counter.open(1), plain, Access::Read, 17);
         let mut out = Vec::new();
         counts(&mut out, Began::InTime, &counter, &[0x40_1000, 0xffff_ffff_8000_0010]).unwrap();
         let text = String::from_utf8(out).unwrap();
