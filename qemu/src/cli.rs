@@ -186,6 +186,8 @@ pub enum Verb {
     Count,
     /// Boot machine after machine with random work, CPUs, memory and delays, until one fails
     Soak(SoakOptions),
+    /// List what this computer has of what Tessera needs, and the command that mends each lack; install nothing
+    Doctor,
 }
 
 /// Options of `soak`. CPUs and memory are random too unless `--cpus` and `--mem` say them; `--seed` is the first run's.

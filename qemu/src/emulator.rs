@@ -1,20 +1,44 @@
 //! The emulator and its firmware: found, or installed through apt where we may.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::nested::{answer, on_path};
+use crate::host::Host;
 use crate::packages;
 use crate::say::say;
 use crate::workspace;
 
 /// Debian's packages for both.
-const PACKAGES: [&str; 2] = ["qemu-system-x86", "ovmf"];
+pub(crate) const PACKAGES: [&str; 2] = ["qemu-system-x86", "ovmf"];
 
-/// Oldest release of QEMU that was tried.
-const OLDEST: u32 = 7;
+/// A release of QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Release {
+    /// First number.
+    pub major: u32,
+    /// Second number.
+    pub minor: u32,
+}
+
+/// The release that the tests pass with, and the oldest that we accept: what an older one emulates of the CPU, and how
+/// its monitor answers, nobody has looked at. Newer ones are accepted.
+pub(crate) const TESTED: Release = Release { major: 7, minor: 2 };
+
+impl Release {
+    /// The release in `QEMU emulator version 7.2.22 (...)`.
+    pub fn parse(line: &str) -> Option<Release> {
+        let mut numbers = line.split_once("version ")?.1.split(|byte: char| !byte.is_ascii_digit());
+        Some(Release { major: numbers.next()?.parse().ok()?, minor: numbers.next()?.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
 
 /// UEFI firmware for the emulated machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,42 +69,58 @@ impl Emulator {
     /// # Errors
     /// They are missing: the text has the command that mends it. Or QEMU is too old.
     pub fn find() -> Result<Emulator> {
-        if qemu().is_none() || firmware().is_none() {
+        Emulator::find_on(&Host::here())
+    }
+
+    fn find_on(host: &Host) -> Result<Emulator> {
+        // Where a variable says which one to take, another one would not help.
+        let chosen = host.var("QEMU").is_some() || host.var("OVMF_CODE").is_some();
+        let missing = || qemu(host).is_err() || firmware(host).is_err();
+        if missing() && !chosen {
             let _lock = workspace::exclusive("emulator")?;
-            if (qemu().is_none() || firmware().is_none())
-                && let Err(why) = packages::install(&PACKAGES)
+            if missing()
+                && let Err(why) = packages::install(host, &PACKAGES)
             {
                 say(format_args!("could not install QEMU and its firmware: {why}"));
             }
         }
         let mend = packages::apt_command(&PACKAGES);
-        let Some(qemu) = qemu() else {
-            bail!("qemu-system-x86_64 is not installed (or set $QEMU). On Debian and Ubuntu this mends it:\n  {mend}");
-        };
-        let Some(firmware) = firmware() else {
-            bail!(
-                "no UEFI firmware (OVMF) for QEMU in the usual places; set $OVMF_CODE (and $OVMF_VARS) to it. On Debian \
-                 and Ubuntu this mends it:\n  {mend}"
-            );
-        };
-        let line = answer(Command::new(&qemu).arg("--version")).unwrap_or_default();
-        match major(&line) {
-            Some(version) if version >= OLDEST => Ok(Emulator { qemu, firmware }),
-            Some(version) => bail!("{} is version {version}; Tessera needs {OLDEST} or newer", qemu.display()),
-            None => bail!("{} --version says nothing that looks like QEMU: {line:?}", qemu.display()),
+        match (qemu(host), firmware(host)) {
+            (Ok(qemu), Ok(firmware)) => {
+                release(host, &qemu).map_err(anyhow::Error::msg)?;
+                Ok(Emulator { qemu, firmware })
+            }
+            (Err(why), _) | (_, Err(why)) => bail!("{why}. On Debian and Ubuntu this mends it:\n  {mend}"),
         }
     }
 }
 
-/// The first number in `QEMU emulator version 7.2.22 (...)`.
-fn major(line: &str) -> Option<u32> {
-    line.split_once("version ")?.1.split('.').next()?.parse().ok()
+/// The emulator: `$QEMU`, or what is on the search path.
+///
+/// # Errors
+/// It is not there: one line.
+pub(crate) fn qemu(host: &Host) -> Result<PathBuf, String> {
+    match host.var("QEMU").map(PathBuf::from) {
+        Some(path) if path.is_file() => Ok(path),
+        Some(path) => Err(format!("$QEMU is {}, and that is no file", path.display())),
+        None => host.on_path("qemu-system-x86_64").ok_or_else(|| "qemu-system-x86_64 is not on the search path".into()),
+    }
 }
 
-fn qemu() -> Option<PathBuf> {
-    match std::env::var_os("QEMU") {
-        Some(path) => Some(PathBuf::from(path)).filter(|path| path.is_file()),
-        None => on_path("qemu-system-x86_64"),
+/// The release of the emulator `qemu`, if it will do.
+///
+/// # Errors
+/// It is older than what was tested, or says nothing that looks like QEMU: one line.
+pub(crate) fn release(host: &Host, qemu: &Path) -> Result<Release, String> {
+    let said = host.ask(qemu, &["--version"]).unwrap_or_default();
+    match Release::parse(&said) {
+        Some(release) if release >= TESTED => Ok(release),
+        Some(release) => Err(format!(
+            "{} is QEMU {release}; Tessera was tested with {TESTED}, and what an older one lacks shows as a hang. A newer one \
+             on the search path, or in $QEMU, mends it",
+            qemu.display()
+        )),
+        None => Err(format!("{} --version says nothing that looks like QEMU: {:?}", qemu.display(), said.trim())),
     }
 }
 
@@ -99,23 +139,35 @@ const FLASH: [(&str, &str); 8] = [
 /// Debian's and Ubuntu's single file: starts half a second sooner than flash.
 const WHOLE: &str = "/usr/share/ovmf/OVMF.fd";
 
-fn firmware() -> Option<Firmware> {
-    if let Some(code) = std::env::var_os("OVMF_CODE").map(PathBuf::from) {
-        let firmware = match std::env::var_os("OVMF_VARS").map(PathBuf::from) {
-            Some(vars) => Firmware::Flash { code, vars },
-            None => match vars_beside(&code) {
-                Some(vars) => Firmware::Flash { code, vars },
-                None => Firmware::Whole(code),
-            },
+/// The firmware: `$OVMF_CODE` and `$OVMF_VARS`, or what a distribution brings.
+///
+/// # Errors
+/// It is not there: one line.
+pub(crate) fn firmware(host: &Host) -> Result<Firmware, String> {
+    if let Some(code) = host.var("OVMF_CODE").map(PathBuf::from) {
+        let firmware = match host.var("OVMF_VARS").map(PathBuf::from).or_else(|| vars_beside(&code)) {
+            Some(vars) => Firmware::Flash { code: code.clone(), vars },
+            None => Firmware::Whole(code.clone()),
         };
-        return Some(firmware).filter(Firmware::exists);
+        let missing = || format!("$OVMF_CODE is {}, and it (or $OVMF_VARS) is no file", code.display());
+        return Some(firmware).filter(Firmware::exists).ok_or_else(missing);
     }
-    let whole = Firmware::Whole(WHOLE.into());
-    let flash = FLASH.iter().map(|(code, vars)| Firmware::Flash { code: code.into(), vars: vars.into() });
-    std::iter::once(whole).chain(flash).find(Firmware::exists)
+    let whole = Firmware::Whole(host.file(WHOLE));
+    let flash = FLASH.iter().map(|(code, vars)| Firmware::Flash { code: host.file(code), vars: host.file(vars) });
+    let found = std::iter::once(whole).chain(flash).find(Firmware::exists);
+    found.ok_or_else(|| {
+        "no UEFI firmware (OVMF) for QEMU in the usual places, nor in $OVMF_CODE (and $OVMF_VARS)".into()
+    })
 }
 
 impl Firmware {
+    /// Where the code stands.
+    pub fn code(&self) -> &Path {
+        match self {
+            Firmware::Whole(code) | Firmware::Flash { code, .. } => code,
+        }
+    }
+
     fn exists(&self) -> bool {
         match self {
             Firmware::Whole(file) => file.is_file(),
@@ -134,11 +186,74 @@ fn vars_beside(code: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::imagined::Imagined;
 
     #[test]
     fn qemu_tells_its_version() {
-        assert_eq!(major("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright"), Some(7));
-        assert_eq!(major("QEMU emulator version 10.1.0\n"), Some(10));
-        assert_eq!(major("something else"), None);
+        let parse = |line| Release::parse(line).map(|release| (release.major, release.minor));
+        assert_eq!(parse("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright"), Some((7, 2)));
+        assert_eq!(parse("QEMU emulator version 10.1.0\n"), Some((10, 1)));
+        assert_eq!(parse("QEMU emulator version 9.2\n"), Some((9, 2)));
+        assert_eq!(parse("something else"), None);
+        assert_eq!(parse("version of mine"), None);
+    }
+
+    fn qemu_of(computer: &Imagined, path: &str, version: &str) {
+        computer.script(path, &format!("echo 'QEMU emulator version {version} (made up)'"));
+    }
+
+    #[test]
+    fn a_release_older_than_the_tested_one_is_refused_with_the_reason() {
+        let computer = Imagined::new();
+        computer.file(WHOLE);
+        for (version, good) in [("7.2.0", true), ("10.0.2", true), ("7.1.9", false), ("6.2.0", false)] {
+            qemu_of(&computer, "/usr/bin/qemu-system-x86_64", version);
+            let found = Emulator::find_on(&computer.host(&[]));
+            assert_eq!(found.is_ok(), good, "{version}");
+            if let Err(why) = found {
+                let why = why.to_string();
+                assert!(why.contains(&version[..3]) && why.contains("7.2") && why.contains("$QEMU"), "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn variables_decide_and_are_named_when_they_are_wrong() {
+        let computer = Imagined::new();
+        computer.file("/fw/MY_CODE.fd");
+        computer.file("/fw/MY_VARS.fd");
+        qemu_of(&computer, "/mine/qemu", "9.0.0");
+        // Were apt asked, it would say so.
+        computer.script("/usr/bin/apt-get", ": > $ROOT/ran");
+        computer.script("/usr/bin/id", "echo 0");
+        let host = |qemu: &str, code: &str| {
+            computer.host(&[("QEMU", computer.path(qemu).into()), ("OVMF_CODE", computer.path(code).into())])
+        };
+        let found = Emulator::find_on(&host("/mine/qemu", "/fw/MY_CODE.fd")).unwrap();
+        assert_eq!(found.qemu, computer.path("/mine/qemu"));
+        let (code, vars) = (computer.path("/fw/MY_CODE.fd"), computer.path("/fw/MY_VARS.fd"));
+        assert_eq!(found.firmware, Firmware::Flash { code, vars });
+        let why = Emulator::find_on(&host("/mine/none", "/fw/MY_CODE.fd")).unwrap_err().to_string();
+        assert!(why.contains("$QEMU is "), "{why}");
+        let why = Emulator::find_on(&host("/mine/qemu", "/fw/NO_CODE.fd")).unwrap_err().to_string();
+        assert!(why.contains("$OVMF_CODE is "), "{why}");
+        assert!(!computer.path("ran").exists());
+    }
+
+    #[test]
+    fn what_is_missing_is_installed_or_the_command_is_named() {
+        let computer = Imagined::new();
+        computer.script("/usr/bin/id", "echo 1000");
+        let why = Emulator::find_on(&computer.host(&[])).unwrap_err().to_string();
+        assert!(why.contains("apt-get install --no-install-recommends qemu-system-x86 ovmf"), "{why}");
+        computer.script("/usr/bin/id", "echo 0");
+        qemu_of(&computer, "/made/qemu", "7.2.22");
+        computer.script(
+            "/usr/bin/apt-get",
+            "[ \"$2\" = update ] && exit 1\n/bin/cp $ROOT/made/qemu $ROOT/usr/bin/qemu-system-x86_64\n\
+             /bin/mkdir -p $ROOT/usr/share/ovmf && : > $ROOT/usr/share/ovmf/OVMF.fd",
+        );
+        let found = Emulator::find_on(&computer.host(&[])).unwrap();
+        assert_eq!(found.firmware, Firmware::Whole(computer.path(WHOLE)));
     }
 }

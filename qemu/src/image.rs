@@ -136,7 +136,8 @@ pub fn disk_image(name: &str, elf: &Path, toolchain: &Toolchain) -> Result<Built
     cargo.args(["run", "--package", "boot", "--features", "image", "--bin", "image", "--target-dir"]);
     cargo.arg(workspace::target(&format!("boot-{}", toolchain.key()))?);
     cargo.arg("--").args([&new_elf, &new_disk]);
-    nested::build(cargo, "building the UEFI boot loader and the disk image (the loader once: a minute or two)")?;
+    let what = "building the UEFI boot loader and the disk image (the loader once: a minute or two)";
+    nested::build(cargo, &format!("{what} with {}", toolchain.name()))?;
     fs::rename(&new_elf, &built.elf).with_context(|| format!("cannot write {}", built.elf.display()))?;
     fs::rename(&new_loader, &built.loader).with_context(|| format!("cannot write {}", built.loader.display()))?;
     fs::rename(&new_disk, &built.disk).with_context(|| format!("cannot write {}", built.disk.display()))?;

@@ -10,6 +10,7 @@ use anyhow::Result;
 use crate::cli::{self, Cli, MachineOptions, NoCommand, RunOptions, Verb};
 use crate::cost;
 use crate::count::{Counting, Mode};
+use crate::doctor;
 use crate::image::{Built, Image, disk_image, kernel_image};
 use crate::machine::{Machine, Stdin};
 use crate::program;
@@ -51,6 +52,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
         Some(Verb::Run(options)) => run_program(&machine, &options),
         Some(Verb::Count) => cost::main(&machine),
         Some(Verb::Soak(options)) => soak::main(&machine, &options),
+        Some(Verb::Doctor) => doctor::main(),
     };
     result.unwrap_or_else(|error| match error.downcast_ref::<io::Error>().map(io::Error::kind) {
         Some(io::ErrorKind::BrokenPipe) => status::BROKEN_PIPE,

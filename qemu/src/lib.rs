@@ -20,7 +20,8 @@
 //! | [`program`] | can this file run at all? |
 //! | [`soak`] | how do a thousand random machines end? |
 //! | [`registry`] | which guest tests are there? |
-//! | [`nested`], [`packages`], [`workspace`] | how do we start other tools, install them, and where do we write? |
+//! | [`doctor`] | what is missing on this computer? |
+//! | [`host`], [`nested`], [`packages`], [`workspace`] | what is there, how do we start other tools, install them, and where do we write? |
 //!
 //! ```no_run
 //! use qemu::{Image, Machine, Verdict, kernel_image};
@@ -38,8 +39,10 @@ pub mod cli;
 pub mod console;
 pub mod cost;
 pub mod count;
+pub mod doctor;
 pub mod draws;
 pub mod emulator;
+pub mod host;
 pub mod image;
 pub mod launch;
 pub mod machine;

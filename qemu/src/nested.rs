@@ -1,39 +1,19 @@
-//! Starting other programs, above all another cargo: a clean environment, and output only when there is news.
-//!
-//! Cargo and rustup tell their children about themselves through variables. A nested cargo that inherits them takes
-//! the outer one's toolchain, flags or target directory, and rebuilds everything or breaks: this is the one place
-//! that removes them.
+//! Starting other programs, above all another cargo: a clean environment (`Host::command`), and output only when there is
+//! news.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::host::Host;
 use crate::say::say;
-
-/// What a user may have set for every cargo of the machine: where it keeps things, and how it reaches the registry.
-const KEPT: [&str; 6] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "CARGO_TERM_"];
-
-/// What outer tools set for their own children.
-const DROPPED: [&str; 8] =
-    ["CARGO", "RUSTC", "RUSTFLAGS", "RUSTDOC", "RUSTUP_TOOLCHAIN", "RUST_RECURSION_COUNT", "LD_LIBRARY_PATH", "DYLD_"];
-
-fn dropped(name: &str) -> bool {
-    DROPPED.iter().any(|prefix| name.starts_with(prefix)) && !KEPT.iter().any(|prefix| name.starts_with(prefix))
-}
 
 /// A command without what cargo and rustup told us.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(dropped) {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::null());
-    command
+    Host::here().command(program)
 }
 
 /// Runs a build step. A step with nothing to do passes in silence; otherwise `announce` is said first and what the
@@ -97,42 +77,12 @@ pub fn answer(command: &mut Command) -> Option<String> {
 
 /// Where a command of this name stands on the search path.
 pub fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
-}
-
-/// The search path with `first` before everything else.
-pub fn path_with(first: &std::path::Path) -> OsString {
-    let rest = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::iter::once(first.to_owned()).chain(std::env::split_paths(&rest));
-    std::env::join_paths(dirs).unwrap_or(rest)
+    Host::here().on_path(name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_outer_tools_are_forgotten_and_the_users_settings_kept() {
-        for name in [
-            "CARGO",
-            "CARGO_MANIFEST_DIR",
-            "CARGO_ENCODED_RUSTFLAGS",
-            "CARGO_TARGET_DIR",
-            "CARGO_BUILD_TARGET",
-            "RUSTC",
-            "RUSTC_WRAPPER",
-            "RUSTC_BOOTSTRAP",
-            "RUSTFLAGS",
-            "RUSTUP_TOOLCHAIN",
-            "LD_LIBRARY_PATH",
-        ] {
-            assert!(dropped(name), "{name}");
-        }
-        for name in ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_HTTP_PROXY", "RUSTUP_HOME", "PATH", "HOME"] {
-            assert!(!dropped(name), "{name}");
-        }
-    }
 
     #[test]
     fn a_fresh_build_is_no_news() {

@@ -9,10 +9,8 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::nested::{self, on_path};
-use crate::toolchain::Toolchain;
+use crate::toolchain::{LINUX, Toolchain};
 use crate::workspace;
-
-const LINUX: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds the binary `bin` of the package `user` as a static Linux executable, as far as it is not built yet.
 ///
@@ -24,7 +22,7 @@ pub fn user_program(bin: &str) -> Result<PathBuf> {
     let mut cargo = toolchain.cargo()?;
     cargo.args(["build", "--package", "user", "--bin", bin, "--profile", "user", "--target", LINUX, "--target-dir"]);
     cargo.arg(&target).arg("--config").arg(format!("target.{LINUX}.rustflags=['-Ctarget-feature=+crt-static']"));
-    nested::build(cargo, &format!("building the user program {bin}"))?;
+    nested::build(cargo, &format!("building the user program {bin} with {}", toolchain.name()))?;
     Ok(target.join(LINUX).join("user").join(bin))
 }
 

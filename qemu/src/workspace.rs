@@ -31,7 +31,14 @@ pub fn target(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// The lock file cannot be made.
 pub fn exclusive(what: &str) -> Result<File> {
-    let path = target("locks")?.join(what);
+    exclusive_below(&root()?.join("target"), what)
+}
+
+/// The same for those who work with another target directory.
+pub(crate) fn exclusive_below(target: &Path, what: &str) -> Result<File> {
+    let locks = target.join("locks");
+    std::fs::create_dir_all(&locks).with_context(|| format!("cannot make {}", locks.display()))?;
+    let path = locks.join(what);
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     if file.try_lock().is_err() {
         say(format_args!("another launcher is busy with the {what}; waiting for it"));

@@ -208,12 +208,13 @@ pub const LAYERS: &[Layers] = &[
     Layers {
         package: "qemu",
         lines: &[
-            "console draws program registry say stats wire",
+            "console draws host program registry say stats wire",
             "nested workspace",
             "packages symbols",
             "monitor run toolchain",
             "status stream",
             "emulator image programs",
+            "doctor",
             "machine",
             "cli count session",
             "soak",
