@@ -17,10 +17,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
-use crate::cli::{MachineOptions, SoakOptions};
+use crate::cli::{FirmwareKind, MachineOptions, SoakOptions};
 use crate::draws::Draws;
 use crate::image::{Built, Image, kernel_image};
-use crate::machine::Machine;
+use crate::machine::{Entry, Machine, Time};
 use crate::registry::{Ends, guest_tests};
 use crate::run::Run;
 use crate::say::say;
@@ -79,6 +79,17 @@ pub fn main(machine: &MachineOptions, options: &SoakOptions) -> Result<u8> {
     Ok(0)
 }
 
+/// What the command line does not leave to the seed.
+fn fixed(machine: &MachineOptions, options: &SoakOptions) -> Fixed {
+    Fixed {
+        cpus: machine.cpus,
+        mem_mib: machine.mem,
+        entry: machine.firmware.map(|_| machine.entry()),
+        time: machine.icount.then_some(Time::Counted),
+        only: options.only.clone(),
+    }
+}
+
 /// A seed that nobody asked for: the time.
 fn fresh_seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -113,8 +124,10 @@ fn failure(work: &Work, run: &Run) -> Option<Failure> {
 
 impl<'a> Soak<'a> {
     fn prepare(machine: &'a MachineOptions, options: &'a SoakOptions) -> Result<Soak<'a>> {
+        let only = options.only.as_deref();
         // The guest tests are a kernel of their own: one that is chosen on the command line does without.
-        let tests = if machine.kernel.is_some() || machine.release {
+        let own = machine.kernel.is_some() || machine.release;
+        let tests = if own || only.is_some_and(|part| !Work::GUEST_TESTS.contains(part)) {
             Vec::new()
         } else {
             let tests = guest_tests(&kernel_image(Image::Guest)?.elf)?;
@@ -127,9 +140,13 @@ impl<'a> Soak<'a> {
                 .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
                 .context("cannot listen for signals")?;
         }
-        let only = options.only.as_deref();
-        let fixed = Fixed { cpus: machine.cpus, mem_mib: machine.mem, only: options.only.clone() };
-        Ok(Soak { options: machine, only, fixed, tests, stop })
+        Ok(Soak { options: machine, only, fixed: fixed(machine, options), tests, stop })
+    }
+
+    /// What happens at schedule points: what the person asked for, else what the seed did, in a kernel that has them.
+    fn points<'b>(&'b self, choice: &'b Choice) -> Option<&'b str> {
+        let chosen = choice.points.as_deref().filter(|_| !self.options.release);
+        self.options.points.as_deref().or(chosen)
     }
 
     /// The machine of one run, and what it boots.
@@ -141,12 +158,17 @@ impl<'a> Soak<'a> {
         let mut machine = launch::machine(&image, self.options)
             .cpus(choice.cpus)
             .mem_mib(choice.mem_mib)
+            .entry(choice.entry)
+            .time(choice.time)
             .timeout(self.options.timeout.map_or(LIMIT, |seconds| Duration::from_secs(seconds.into())))
             .seed(choice.seed)
             .stats()
             .stop_when(Arc::clone(&self.stop));
         if let Some(seed) = choice.start_delays {
             machine = machine.start_delays(seed);
+        }
+        if let Some(rules) = self.points(choice) {
+            machine = machine.points(rules);
         }
         let machine = match (&choice.work, program) {
             (Work::Program(_), Some((program, file))) => machine.program(&file, Program::argv(program)),
@@ -187,6 +209,17 @@ impl<'a> Soak<'a> {
                 words += &format!(" {name} {value}");
             }
         }
+        if options.icount {
+            words += " --icount";
+        }
+        words += match options.firmware {
+            Some(FirmwareKind::Uefi) => " --firmware uefi",
+            Some(FirmwareKind::None) => " --firmware none",
+            None => "",
+        };
+        if let Some(rules) = &options.points {
+            words += &format!(" --points '{rules}'");
+        }
         if let Some(only) = self.only {
             words += &format!(" --only '{only}'");
         }
@@ -205,9 +238,17 @@ impl<'a> Soak<'a> {
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let starts = if self.start_delays.is_some() { "late starts" } else { "" };
         let (seed, work) = (format!("{:#x}", self.seed), self.work.to_string());
-        write!(f, "{seed:<18}  {work:<32} {:>2} CPUs {:>4} MiB  {starts:<11}", self.cpus, self.mem_mib)
+        write!(f, "{seed:<18}  {work:<32} {:>2} CPUs {:>4} MiB", self.cpus, self.mem_mib)?;
+        let entry = if self.entry == Entry::Uefi { "uefi" } else { "" };
+        let time = if self.time == Time::Counted { "icount" } else { "" };
+        let starts = if self.start_delays.is_some() { "late" } else { "" };
+        let points = match self.points.as_deref() {
+            None => "",
+            Some(rules) if rules.contains("=meet") => "meetings",
+            Some(_) => "points",
+        };
+        write!(f, "  {entry:<4} {time:<6} {starts:<4} {points:<8}")
     }
 }
 
@@ -256,13 +297,10 @@ mod tests {
             "tessera soak --runs 7 --cpus 4 --seed 0x77",
             "tessera soak --mem 300 --timeout 9 --only churn --release --plant leak-frame --plant other",
             "tessera --kernel /k/elf soak --cpus 64",
+            "tessera soak --icount --points seed=1;*=delay:5:1/9",
+            "tessera soak --icount --firmware uefi --cpus 2",
         ] {
             let (machine, soak_options) = options(line);
-            let fixed = |machine: &MachineOptions, soak: &SoakOptions| Fixed {
-                cpus: machine.cpus,
-                mem_mib: machine.mem,
-                only: soak.only.clone(),
-            };
             let soak = Soak {
                 options: &machine,
                 only: soak_options.only.as_deref(),
@@ -278,8 +316,8 @@ mod tests {
                 let seed = run_seed(repeated.seed.unwrap(), 0);
                 assert_eq!(choose(seed, &fixed(&repeated, &repeated_options), &tests), Ok(choice), "{again}");
                 assert_eq!(
-                    (repeated.release, &repeated.kernel, &repeated.plant, repeated.timeout),
-                    (machine.release, &machine.kernel, &machine.plant, machine.timeout)
+                    (repeated.release, &repeated.kernel, &repeated.plant, repeated.timeout, &repeated.points),
+                    (machine.release, &machine.kernel, &machine.plant, machine.timeout, &machine.points)
                 );
             }
         }

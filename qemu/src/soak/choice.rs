@@ -4,7 +4,10 @@
 //! brings a run back. Every draw is made whether its result is used or not: fixing the number of CPUs leaves the work
 //! and the memory as they were.
 
+use abi::point::Point;
+
 use crate::draws::Draws;
+use crate::machine::{Entry, Time};
 use crate::soak::work::Work;
 
 /// The seed of run `run` (from 0 on) of a soak with `seed`. The first run's is the soak's own, so that a soak of one run
@@ -20,6 +23,10 @@ pub struct Fixed {
     pub cpus: Option<u32>,
     /// Memory in MiB.
     pub mem_mib: Option<u32>,
+    /// What the machine starts with.
+    pub entry: Option<Entry>,
+    /// What its time is.
+    pub time: Option<Time>,
     /// Part of the names of the only kinds of work.
     pub only: Option<String>,
 }
@@ -35,6 +42,12 @@ pub struct Choice {
     pub cpus: u32,
     /// Its memory in MiB.
     pub mem_mib: u32,
+    /// What it starts with.
+    pub entry: Entry,
+    /// What its time is.
+    pub time: Time,
+    /// What happens at the kernel's schedule points, as [`abi::point::rules`] reads it.
+    pub points: Option<String>,
     /// Seed of the delays with which CPUs and threads start, if they are to be late.
     pub start_delays: Option<u64>,
 }
@@ -58,9 +71,44 @@ pub fn choose(seed: u64, fixed: &Fixed, tests: &[String]) -> Result<Choice, Vec<
     let late = draws.within(0..=3) > 0;
     // 0 would mean none to the kernel.
     let delays = draws.next() | 1;
+    // The loader's way takes longer, and changes little.
+    let entry = if draws.within(0..=3) == 0 { Entry::Uefi } else { Entry::Direct };
+    let counted = draws.within(0..=5) == 0;
+    // CPUs take turns in one thread then: many of them are slow, and the firmware is slower.
+    let time = fixed.time.unwrap_or(if counted && cpus <= MOST_COUNTED { Time::Counted } else { Time::Host });
+    let entry = fixed.entry.unwrap_or(if time == Time::Counted { Entry::Direct } else { entry });
+    let points = points(&mut Draws::new(draws.next()));
     let work = Work::choose(&mut draws, fixed.only.as_deref(), cpus, mem_mib, tests)?;
-    Ok(Choice { seed, work, cpus, mem_mib, start_delays: late.then_some(delays) })
+    Ok(Choice { seed, work, cpus, mem_mib, entry, time, points, start_delays: late.then_some(delays) })
 }
+
+/// What happens at schedule points: nothing in a third of the runs; short delays anywhere, long ones in a few places, or
+/// meetings of two places.
+fn points(draws: &mut Draws) -> Option<String> {
+    let seed = draws.next();
+    let all: Vec<_> = Point::all().map(Point::name).collect();
+    let rule = match draws.within(0..=8) {
+        0..=2 => return None,
+        3..=5 => {
+            // Passages are many: longer ones must be rarer.
+            let (us, one_in) = *draws.one_of(&[(5, 4), (20, 16), (50, 32), (200, 128), (1000, 1024)]);
+            format!("*=delay:{us}:1/{one_in}")
+        }
+        6 | 7 => {
+            let names: Vec<&str> = (0..draws.within(1..=4)).map(|_| *draws.one_of(&all)).collect();
+            let (us, one_in) = *draws.one_of(&[(20, 2), (100, 8), (500, 32)]);
+            format!("{}=delay:{us}:1/{one_in}", names.join("+"))
+        }
+        _ => {
+            let (one, other) = (*draws.one_of(&all), *draws.one_of(&all));
+            format!("{one}+{other}=meet:2:{}", draws.within(10..=100))
+        }
+    };
+    Some(format!("seed={seed};{rule}"))
+}
+
+/// Most CPUs of a machine with counted time, unless the person says otherwise.
+const MOST_COUNTED: u32 = 8;
 
 /// What programs with two threads a CPU need on many CPUs; what the person fixed stays as it is.
 fn least_mib(cpus: u32, fixed: &Fixed) -> u32 {
@@ -109,6 +157,20 @@ mod tests {
         assert!(all.iter().filter(|choice| choice.start_delays.is_some()).count() > 500);
         assert!(all.iter().all(|choice| (128..=1024).contains(&choice.mem_mib)));
         assert!(all.iter().all(|choice| choice.start_delays != Some(0)));
+        assert!(all.iter().any(|choice| choice.entry == Entry::Uefi) && all.iter().any(|c| c.entry == Entry::Direct));
+        assert!(all.iter().any(|choice| choice.time == Time::Counted));
+        assert!(all.iter().all(|choice| choice.time == Time::Host || choice.cpus <= MOST_COUNTED));
+        let points: Vec<&str> = all.iter().filter_map(|choice| choice.points.as_deref()).collect();
+        assert!(points.len() > 500);
+        for (what, text) in [("everywhere", ";*=delay:"), ("somewhere", "+"), ("meetings", "=meet:2:")] {
+            assert!(points.iter().any(|rules| rules.contains(text)), "no delays {what}");
+        }
+        for rules in points {
+            assert!(
+                abi::point::rules(rules).all(|rule| rule.is_ok()) && rules.len() <= abi::point::SPEC_MAX,
+                "{rules}"
+            );
+        }
     }
 
     #[test]
@@ -116,9 +178,10 @@ mod tests {
         for run in 0..100 {
             let seed = run_seed(9, run);
             let free = chosen(seed, &Fixed::default());
-            let fixed = chosen(seed, &Fixed { cpus: Some(4), mem_mib: Some(300), only: None });
+            let fixed = chosen(seed, &Fixed { cpus: Some(4), mem_mib: Some(300), ..Fixed::default() });
             assert_eq!((fixed.cpus, fixed.mem_mib), (4, 300));
             assert_eq!((fixed.start_delays, fixed.work.kind()), (free.start_delays, free.work.kind()));
+            assert_eq!(fixed.points, free.points);
         }
     }
 

@@ -82,6 +82,9 @@ fn weight(kind: &str) -> usize {
 }
 
 impl Work {
+    /// The name of the kind that is no program.
+    pub const GUEST_TESTS: &str = "guest tests";
+
     /// Work of a kind whose name holds `only`, for a machine with `cpus` CPUs and `mem_mib` MiB.
     ///
     /// # Errors
@@ -93,7 +96,7 @@ impl Work {
         mem_mib: u32,
         tests: &[String],
     ) -> Result<Work, Vec<&'static str>> {
-        let there = |kind: &str| kind != "guest tests" || !tests.is_empty();
+        let there = |kind: &str| kind != Work::GUEST_TESTS || !tests.is_empty();
         let asked_for = |kind: &&str| there(kind) && only.is_none_or(|part| kind.contains(part));
         let kinds: Vec<&'static str> = KINDS.iter().copied().filter(asked_for).collect();
         if kinds.is_empty() {
@@ -101,7 +104,7 @@ impl Work {
         }
         let bag: Vec<&'static str> = kinds.iter().flat_map(|kind| std::iter::repeat_n(*kind, weight(kind))).collect();
         let kind = *draws.one_of(&bag);
-        if kind == "guest tests" {
+        if kind == Work::GUEST_TESTS {
             return Ok(Work::GuestTests(some_of(draws, tests)));
         }
         Ok(Work::Program(Program::choose(draws, kind, cpus, mem_mib)))
@@ -110,7 +113,7 @@ impl Work {
     /// Its name in [`KINDS`].
     pub fn kind(&self) -> &'static str {
         match self {
-            Work::GuestTests(_) => "guest tests",
+            Work::GuestTests(_) => Work::GUEST_TESTS,
             Work::Program(program) => program.kind,
         }
     }
