@@ -218,22 +218,31 @@ impl<'a> Soak<'a> {
             None => "",
         };
         if let Some(rules) = &options.points {
-            words += &format!(" --points '{rules}'");
+            words += &format!(" --points {}", quoted(rules));
         }
         if let Some(only) = self.only {
-            words += &format!(" --only '{only}'");
+            words += &format!(" --only {}", quoted(only));
         }
         if options.release {
             words += " --release";
         }
         if let Some(kernel) = &options.kernel {
-            words += &format!(" --kernel '{}'", kernel.display());
+            words += &format!(" --kernel {}", quoted(&kernel.display().to_string()));
         }
         for plant in &options.plant {
-            words += &format!(" --plant {plant}");
+            words += &format!(" --plant {}", quoted(plant));
         }
         words
     }
+}
+
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 impl fmt::Display for Choice {
@@ -321,6 +330,14 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn words_are_quoted_where_a_shell_would_read_them_otherwise() {
+        assert_eq!(quoted("leak-frame"), "leak-frame");
+        assert_eq!(quoted("seed=1;*=delay:5:1/9"), "'seed=1;*=delay:5:1/9'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
     }
 
     #[test]

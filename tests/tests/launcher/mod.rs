@@ -10,6 +10,8 @@ use tests::{child, launcher, turn};
 
 use crate::Trials;
 
+mod soak;
+
 /// Adds the launcher's tests.
 pub(crate) fn add(trials: &mut Trials) {
     trials.add("launcher::bad_input", bad_input);
@@ -22,6 +24,7 @@ pub(crate) fn add(trials: &mut Trials) {
     trials.add("launcher::unknown_calls_are_logged_once", unknown_calls);
     trials.add("launcher::a_kernel_without_checks_runs", without_checks);
     trials.add("launcher::planted_leak_fails_the_run", planted_leak);
+    soak::add(trials);
 }
 
 /// One clear line on standard error, status 2, and no machine is started for it.
