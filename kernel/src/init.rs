@@ -78,6 +78,9 @@ fn run() -> Result<u8, Refusal> {
     let program = read(names::PROGRAM)?.ok_or(Refusal::NoProgram)?;
     let args = read(names::ARGS)?;
     let env = read(names::ENV)?;
+    if let Some(input) = read(names::STDIN)? {
+        stream::give_input(input);
+    }
     let before = memory().frames.usage();
     let status = {
         let args = args.as_deref().unwrap_or(b"program\0");

@@ -2,8 +2,10 @@
 //!
 //! Out: a program's output, its status, counters, guest tests' events; each frame whole, under one lock. In: a program's
 //! standard input, into a ring of [`RING`] bytes. Input is polled ([`poll`]), by whoever waits for it and by the tick while somebody
-//! waits; when the ring is full, bytes stay in the port and the host waits.
+//! waits; when the ring is full, bytes stay in the port and the host waits. When a byte is there depends on the host's speed,
+//! so a run that must be the same each time has all its input given at once ([`give_input`]), and the port is not looked at.
 
+use alloc::boxed::Box;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -87,9 +89,18 @@ pub(crate) fn break_in() {
     let _ = Machine::interrupts_disable();
 }
 
+/// Takes `bytes` as all that the standard input will ever have. Before any program runs.
+pub(crate) fn give_input(bytes: Box<[u8]>) {
+    let mut input = IN.lock();
+    input.port = None;
+    input.given = Some((bytes, 0));
+}
+
 /// The receiving side.
 struct Input {
     port: Option<Uart16550<PioBackend>>,
+    /// Input that did not come by the port, and how much of it is in the ring or gone.
+    given: Option<(Box<[u8]>, usize)>,
     /// Bytes of the current frame's header so far.
     head: [u8; HEADER_LEN],
     head_len: usize,
@@ -117,6 +128,7 @@ impl Input {
     const fn new() -> Input {
         Input {
             port: None,
+            given: None,
             head: [0; HEADER_LEN],
             head_len: 0,
             payload_left: 0,
@@ -127,8 +139,17 @@ impl Input {
         }
     }
 
-    /// Takes bytes from the port while there are any and there is room.
+    /// Takes bytes from the port, or of those that were given, while there are any and there is room.
     fn poll(&mut self) {
+        if let Some((bytes, used)) = &mut self.given {
+            while self.put - self.taken < RING && *used < bytes.len() {
+                self.ring[self.put % RING] = bytes[*used];
+                self.put += 1;
+                *used += 1;
+            }
+            self.ended = *used == bytes.len();
+            return;
+        }
         while self.put - self.taken < RING {
             let Some(byte) = self.port.as_mut().and_then(|port| port.try_receive_byte().ok()) else { return };
             self.accept(byte);

@@ -12,7 +12,7 @@ use crate::cost;
 use crate::count::{Counting, Mode};
 use crate::doctor;
 use crate::image::{Built, Image, disk_image, kernel_image};
-use crate::machine::{Machine, Stdin};
+use crate::machine::{Machine, Stdin, Time};
 use crate::program;
 use crate::programs::user_program;
 use crate::run::{Event, ProgramExit, Run, Verdict};
@@ -137,6 +137,9 @@ fn summary(run: &Run, options: &MachineOptions) -> String {
     )];
     if let Some(booted) = run.booted {
         parts.push(format!("{:.1} s of it to boot", booted.as_secs_f32()));
+    }
+    if options.time() == Time::Counted {
+        parts.push(format!("deterministic, seed {:#x}", options.seed().unwrap_or_default()));
     }
     if let Some(exit) = run.exit {
         parts.push(format!("the program {exit}"));

@@ -10,6 +10,7 @@
 //! | [`machine`] | which machine is to be started? |
 //! | [`draws`] | which numbers follow from a seed? |
 //! | `session` | what does it say, and is it still alive? |
+//! | `ports`, `tail` | how do its words reach us? |
 //! | [`run`], [`status`] | what became of it? |
 //! | [`wire`], [`console`], [`stats`] | what do its bytes mean? |
 //! | [`monitor`], [`peek`], [`symbols`] | what is in the machine, and what are its addresses called? |
@@ -50,6 +51,7 @@ pub mod monitor;
 pub mod nested;
 pub mod packages;
 pub mod peek;
+mod ports;
 pub mod program;
 pub mod programs;
 pub mod recorder;
@@ -64,12 +66,13 @@ pub mod status;
 
 mod stream;
 pub mod symbols;
+mod tail;
 pub mod toolchain;
 pub mod wire;
 pub mod workspace;
 
 pub use image::{Built, Image, kernel_image};
-pub use machine::{Machine, Payload, Stdin};
+pub use machine::{Entry, Machine, Payload, Stdin, Time};
 pub use programs::{c_program, user_program};
 pub use run::{Event, Outcome, ProgramExit, Run, TestResult, Verdict};
 pub use say::say;

@@ -3,6 +3,7 @@
 //! [`Machine::run`] starts it; `session` does the work. Defaults are those of `cargo run`.
 
 use std::ffi::{OsStr, OsString};
+use std::io::{IsTerminal, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +19,8 @@ use crate::emulator::{Emulator, Firmware};
 use crate::image::Built;
 use crate::nested::{answer, on_path};
 use crate::run::{Event, Run};
-use crate::session;
+use crate::say::say;
+use crate::{ports, session};
 
 /// Fewest MiB of memory that the firmware and the kernel boot with.
 pub const MIN_MEM_MIB: u32 = 128;
@@ -78,7 +80,7 @@ pub struct Machine {
     cpus: u32,
     mem_mib: u32,
     entry: Entry,
-    time: Time,
+    pub(crate) time: Time,
     files: Vec<(&'static str, Payload)>,
     qemu_args: Vec<OsString>,
 }
@@ -210,6 +212,33 @@ impl Machine {
         self
     }
 
+    /// Where time is counted, with what keeps the host's time out of the run: a boot CPU that never halts, and all input given
+    /// at the start, for bytes that come when the host gets round to it come at another moment each time. Reads this
+    /// process's own standard input to its end, if that is the input.
+    ///
+    /// # Errors
+    /// That cannot be read.
+    pub(crate) fn kept_apart(self) -> Result<Machine> {
+        if self.time == Time::Host {
+            return Ok(self);
+        }
+        let bytes = match &self.stdin {
+            Stdin::Null => Vec::new(),
+            Stdin::Bytes(bytes) => bytes.clone(),
+            Stdin::Inherit => {
+                let mut bytes = Vec::new();
+                let mut stdin = std::io::stdin().lock();
+                if stdin.is_terminal() {
+                    say("with --icount the program's whole input comes first: end it with Ctrl-D");
+                }
+                stdin.read_to_end(&mut bytes).context("cannot read the standard input")?;
+                bytes
+            }
+        };
+        let spin = Payload::Bytes(fw_cfg::IDLE_SPIN.into());
+        Ok(self.file(fw_cfg::STDIN, Payload::Bytes(bytes)).file(fw_cfg::IDLE, spin))
+    }
+
     /// Starts the machine, waits for its end, and keeps what the program wrote.
     ///
     /// # Errors
@@ -237,18 +266,19 @@ impl Machine {
         session::run(self, &Emulator::find()?, on)
     }
 
-    /// QEMU's command line. `dir` is a directory of this machine's own for the files that go with it. The stream port
-    /// is file descriptor 0, the console 1: no name to connect to, and nothing left over when one of us dies.
+    /// QEMU's command line. `dir` is a directory of this machine's own for the files that go with it.
     pub(crate) fn command(&self, emulator: &Emulator, dir: &Path) -> Result<Command> {
         let mut command = killed_with_us(&emulator.qemu);
         command.args(["-nodefaults", "-display", "none", "-machine", "q35", "-cpu", "max,-la57,-erms"]);
         match self.time {
             Time::Host => command.args(["-accel", "tcg,thread=multi"]),
             // No sleep: when all CPUs halt, time jumps to the next timer. The battery-backed clock shows the same time at
-            // each start, and goes on as the instructions do.
+            // each start, and goes on as the instructions do. RDRAND draws from the seed. The machine waits (`-S`) until
+            // the monitor has been greeted: later nothing wakes QEMU's main loop at a moment of the host's choosing.
             Time::Counted => command
                 .args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"])
-                .args(["-rtc", "base=2026-01-01T00:00:00,clock=vm"]),
+                .args(["-rtc", "base=2026-01-01T00:00:00,clock=vm"])
+                .args(["-seed", "0", "-S"]),
         };
         command.arg("-smp").arg(self.cpus.to_string()).arg("-m").arg(format!("{}M", self.mem_mib));
         // A reset stops the machine where it stands, so that a report can say where that was.
@@ -257,8 +287,7 @@ impl Machine {
         command.args(["-device", "pvpanic"]);
         // Tells a triple fault from any other reset.
         command.args(["-d", "cpu_reset"]).arg("-D").arg(resets(dir));
-        command.args(["-chardev", "socket,id=console,fd=1", "-serial", "chardev:console"]);
-        command.args(["-chardev", "socket,id=stream,fd=0", "-serial", "chardev:stream"]);
+        ports::describe(self.time, dir, &mut command);
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         command.arg("-chardev").arg(joined("socket,id=monitor,path=", &monitor_socket(dir)));
         command.args(["-mon", "chardev=monitor,mode=control"]);

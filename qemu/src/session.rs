@@ -5,12 +5,12 @@
 //! QEMU has ended: by itself, or killed.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,8 +20,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::console::Console;
 use crate::emulator::Emulator;
-use crate::machine::{Machine, Stdin, monitor_socket, resets};
+use crate::machine::{Machine, Stdin, Time, monitor_socket, resets};
 use crate::monitor::{self, Monitor, Stopped};
+use crate::ports;
 use crate::report::{self, Why};
 use crate::run::{Event, Run, Verdict, judge};
 use crate::stream::Stream;
@@ -64,24 +65,29 @@ pub(crate) fn run(
     emulator: &Emulator,
     mut on: impl FnMut(Event<'_>) -> std::io::Result<()>,
 ) -> Result<Run> {
+    let machine = &machine.clone().kept_apart()?;
     let dir = scratch()?;
     let socket = monitor_socket(dir.path());
-    let (console, console_end) = UnixStream::pair().context("cannot make a socket")?;
-    let (stream, stream_end) = UnixStream::pair().context("cannot make a socket")?;
     let listener = UnixListener::bind(&socket).with_context(|| format!("cannot make {}", socket.display()))?;
 
     let mut command = machine.command(emulator, dir.path())?;
-    command.stdin(OwnedFd::from(stream_end)).stdout(OwnedFd::from(console_end)).stderr(Stdio::piped());
+    let ended = Arc::new(AtomicBool::new(false));
+    let ports = ports::open(machine.time, dir.path(), &mut command, &ended)?;
+    command.stderr(Stdio::piped());
     let started = Instant::now();
     let mut child = Guarded(command.spawn().with_context(|| format!("cannot run {}", emulator.qemu.display()))?);
     drop(command); // and with it our copies of QEMU's ends: the ports end when QEMU does
 
     let (tell, told) = channel();
-    let mut stdin = Some((machine.stdin.clone(), stream.try_clone().context("cannot share a socket")?));
-    forward(console, tell.clone(), Message::Console);
-    forward(stream, tell.clone(), Message::Stream);
+    let mut stdin = ports.input.map(|port| (machine.stdin.clone(), port));
+    forward(ports.console, tell.clone(), Message::Console);
+    forward(ports.stream, tell.clone(), Message::Stream);
     if let Some(stderr) = child.0.stderr.take() {
-        forward(stderr, tell.clone(), Message::Complaint);
+        let tell = tell.clone();
+        thread::spawn(move || {
+            pass_on(stderr, &tell, Message::Complaint);
+            ended.store(true, Ordering::Release); // nobody else holds its other end
+        });
     }
     thread::spawn(move || watch(&listener, &tell));
 
@@ -103,7 +109,11 @@ pub(crate) fn run(
         }
         match told.recv_timeout(patience) {
             Ok(Message::Monitor(mut fresh)) => {
-                if fresh.greet().is_ok() {
+                let started = fresh.greet().and_then(|()| match machine.time {
+                    Time::Host => Ok(()),
+                    Time::Counted => fresh.resume(),
+                });
+                if started.is_ok() {
                     monitor = Some(fresh);
                 }
             }
@@ -231,22 +241,25 @@ fn forget_abandoned(dir: &Path) {
 }
 
 /// Sends everything that can be read from `source`, until its end.
-fn forward(mut source: impl Read + Send + 'static, tell: Sender<Message>, message: fn(Vec<u8>) -> Message) {
-    thread::spawn(move || {
-        let mut buffer = vec![0; 16 * 1024];
-        loop {
-            match source.read(&mut buffer) {
-                Ok(count) if count > 0 => {
-                    if tell.send(message(buffer[..count].to_vec())).is_err() {
-                        return; // the session is over
-                    }
+fn forward(source: impl Read + Send + 'static, tell: Sender<Message>, message: fn(Vec<u8>) -> Message) {
+    thread::spawn(move || pass_on(source, &tell, message));
+}
+
+/// The same, on this thread.
+fn pass_on(mut source: impl Read, tell: &Sender<Message>, message: fn(Vec<u8>) -> Message) {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        match source.read(&mut buffer) {
+            Ok(count) if count > 0 => {
+                if tell.send(message(buffer[..count].to_vec())).is_err() {
+                    return; // the session is over
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                _ => break,
             }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            _ => break,
         }
-        let _ = tell.send(Message::Closed); // the session may be over
-    });
+    }
+    let _ = tell.send(Message::Closed); // the session may be over
 }
 
 /// Waits for QEMU's monitor to call, and reads what it says until it closes.

@@ -12,6 +12,12 @@ pub const ARGS: &str = "opt/tessera/args";
 pub const ENV: &str = "opt/tessera/env";
 /// Log level on the console: `off`, `error`, `warn`, `info`, `debug` or `trace`.
 pub const LOG: &str = "opt/tessera/log";
+/// All that the program's standard input has; absent: it comes by the stream port, as it is typed.
+pub const STDIN: &str = "opt/tessera/stdin";
+/// How the boot CPU waits for work: `spin` ([`IDLE_SPIN`]), else it halts. For machines whose time is counted in instructions.
+pub const IDLE: &str = "opt/tessera/idle";
+/// [`IDLE`]: it spins.
+pub const IDLE_SPIN: &str = "spin";
 /// `1`: send [`crate::wire::Kind::Stats`] when the program has ended.
 pub const STATS: &str = "opt/tessera/stats";
 /// Names of guest tests to run, each ended by a NUL byte; absent: all that do not panic.

@@ -186,6 +186,12 @@ pub(super) fn announce_idle(cpu: CpuId) {
     fence(Ordering::SeqCst);
 }
 
+/// Whether no CPU has anything to run, at this moment.
+pub(super) fn all_idle() -> bool {
+    // Relaxed: a hint, out of date when it is used.
+    IDLE.load(Ordering::Relaxed) == ONLINE.load(Ordering::Relaxed)
+}
+
 /// This CPU runs again.
 pub(super) fn leave_idle(cpu: CpuId) {
     take_idle(cpu);
