@@ -163,7 +163,7 @@ impl Symbols {
         }
         // The compiler's own library, built in or from its sources; a package from a registry.
         if let Some((_, rest)) = file.split_once("/library/") {
-            return format!("library/{rest}");
+            return format!("library/{}", without_detours(rest));
         }
         match file.split_once("/registry/src/").and_then(|(_, rest)| rest.split_once('/')) {
             Some((_, package)) => package.to_owned(),
@@ -193,6 +193,18 @@ impl Symbols {
         }
         out + rest
     }
+}
+
+/// A path in which no `name/..` goes there and back.
+fn without_detours(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            ".." if parts.pop().is_some() => {}
+            _ => parts.push(part),
+        }
+    }
+    parts.join("/")
 }
 
 #[cfg(test)]
@@ -255,6 +267,8 @@ mod tests {
         let symbols = Symbols { root: "/home/x/tessera".into(), ..Symbols::default() };
         assert_eq!(symbols.relative("/home/x/tessera/kernel/mm/src/fault.rs"), "kernel/mm/src/fault.rs");
         assert_eq!(symbols.relative("/rustc/0123/library/core/src/ptr/mod.rs"), "library/core/src/ptr/mod.rs");
+        let arch = "/rustc/0123/library/core/src/../../stdarch/crates/core_arch/src/x86/sse2.rs";
+        assert_eq!(symbols.relative(arch), "library/stdarch/crates/core_arch/src/x86/sse2.rs");
         let package = "/home/x/.cargo/registry/src/index.example-0123/spin-0.12.3/src/once.rs";
         assert_eq!(symbols.relative(package), "spin-0.12.3/src/once.rs");
         assert_eq!(symbols.relative("src/main.rs"), "src/main.rs");

@@ -52,8 +52,8 @@ kinds! {
     ShootdownBegin = 9, "shootdown", "cpus", "pages";
     /// All have acknowledged: the set of CPUs asked.
     ShootdownEnd = 10, "shootdown end", "cpus", "";
-    /// This CPU served a flush for another one.
-    FlushServed = 11, "flush served", "pages", "";
+    /// This CPU served a flush for another one: that one's number.
+    FlushServed = 11, "flush served", "for", "";
     /// This CPU begins a grace period: its number.
     GraceBegin = 12, "grace period", "number", "";
     /// This CPU completed a grace period: its number.

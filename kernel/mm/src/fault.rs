@@ -13,6 +13,7 @@
 //!
 //! Called by the kernel's trap handler, and by its user-copy's.
 
+use abi::event::{FAULT_REFUSED, Kind as Event};
 use abi::{Counter, USER_END};
 use sync::{Abort, InterruptGuard, InterruptState, Mark, Platform, ReadRefused, Txn, point};
 
@@ -58,8 +59,10 @@ impl<P: Platform> AddressSpace<P> {
     pub fn fault(&self, addr: u64, access: Access) -> Result<(), FaultError> {
         let counters = &self.memory.counters;
         counters.bump(Counter::Fault);
-        let ending = self.resolve(addr, access)?;
-        counters.bump(ending);
+        P::event(Event::FaultBegin, addr, access as u64);
+        let ending = self.resolve(addr, access);
+        P::event(Event::FaultEnd, addr, ending.as_ref().map_or(FAULT_REFUSED, |&ending| ending as u64));
+        counters.bump(ending?);
         Ok(())
     }
 

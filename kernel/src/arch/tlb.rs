@@ -26,10 +26,12 @@ use core::arch::asm;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
+use abi::event::Kind;
 use abi::{Counter, MAX_CPUS};
 use sync::{CpuId, CpuSet, FlushRequest, FlushScope, InterruptGuard, point};
 
 use super::{cpu, idt, ipi, percpu};
+use crate::event::event;
 use crate::platform::Machine;
 
 /// From how many pages on dropping everything is cheaper than page by page.
@@ -69,6 +71,8 @@ pub fn shootdown(request: &FlushRequest<'_>) -> usize {
     let targets = request.cpus.without(me);
     let mine = &REQUESTS[me.index()];
     if !targets.is_empty() {
+        let pages = if let FlushScope::Pages(pages) = request.scope { pages.len() as u64 } else { u64::MAX };
+        event(Kind::ShootdownBegin, targets.0, pages);
         post(mine, request, targets, me);
     }
     if request.cpus.contains(me) && cpu::current_root() == request.root {
@@ -80,6 +84,9 @@ pub fn shootdown(request: &FlushRequest<'_>) -> usize {
     while mine.pending.load(Ordering::Acquire) != 0 {
         serve();
         core::hint::spin_loop();
+    }
+    if !targets.is_empty() {
+        event(Kind::ShootdownEnd, targets.0, 0);
     }
     targets.iter().count()
 }
@@ -137,6 +144,7 @@ fn serve_inbox(inbox: &AtomicU64) {
         }
         point!(Machine, "flush-acknowledging");
         crate::memory::count(Counter::IpiFlush, 1);
+        event(Kind::FlushServed, initiator.0.into(), 0);
         request.pending.fetch_and(!me.bit().0, Ordering::Release);
     }
 }

@@ -31,11 +31,13 @@ mod user;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 
+use abi::event::Kind;
 use sync::park::{BeginPark, Enqueue};
 use sync::{CpuSet, ThreadId, TransactionEdge, point};
 
 use crate::arch::percpu::Cpu;
 use crate::arch::{cpu, percpu};
+use crate::event::event;
 use crate::platform::Machine;
 use switch::{Leaving, current, schedule};
 use thread::Thread;
@@ -71,7 +73,7 @@ pub fn transaction(edge: TransactionEdge) {
     report.space.store(space, Relaxed);
     report.transaction.store(mark, Relaxed);
     #[cfg(debug_assertions)]
-    if mark != 0 && report.tid.load(Relaxed) != 0 {
+    if mark != 0 && current().number() != 0 {
         crate::plant::in_transaction();
     }
 }
@@ -96,6 +98,7 @@ pub fn park(deadline_ns: Option<u64>) {
             sleep::add(this, percpu::id(), deadline_ns);
             tick::arm_before(deadline_ns);
         }
+        event(Kind::Park, deadline_ns.unwrap_or(u64::MAX), 0);
         schedule(Leaving::Parking);
         if deadline_ns.is_some() {
             sleep::remove(this);
@@ -114,6 +117,7 @@ pub unsafe fn unpark(thread: ThreadId) {
     let thread = unsafe { Thread::from_id(thread) };
     point!(Machine, "park-notifying");
     if thread.parking.notify() == Enqueue::Caller {
+        event(Kind::Unpark, thread.number(), 0);
         let state = cpu::interrupts_disable();
         runqueue::enqueue(NonNull::from(thread));
         cpu::interrupts_restore(state);

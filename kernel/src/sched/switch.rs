@@ -19,6 +19,7 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic::{Ordering, fence};
 
+use abi::event::Kind;
 use abi::{Counter, MAX_CPUS};
 use mm::AddressSpace;
 use sync::park::Enqueue;
@@ -32,6 +33,7 @@ use super::{spawn, tick};
 use crate::arch::context;
 use crate::arch::percpu::{self, Cpu};
 use crate::arch::{cpu, gdt, paging};
+use crate::event::event;
 use crate::memory::memory;
 use crate::platform::Machine;
 
@@ -93,7 +95,7 @@ fn set_current(thread: &Thread) {
     let cpu = Cpu::current();
     cpu.current_thread.store(core::ptr::from_ref(thread).addr() as u64, Ordering::Relaxed);
     let report = &thread.report;
-    cpu.stamp.store(report.tid.load(Ordering::Relaxed) << 32 | u64::from(cpu.id().0) << 16, Ordering::Relaxed);
+    cpu.stamp.store(thread.number() << 32 | u64::from(cpu.id().0) << 16, Ordering::Relaxed);
     crate::report::cpu(cpu.id()).thread.store(core::ptr::from_ref(report).addr() as u64, Ordering::Relaxed);
 }
 
@@ -140,6 +142,7 @@ fn switch_to(this: &Thread, next: NonNull<Thread>, leaving: Leaving) {
 
     // SAFETY: out of the run queue, or this CPU's idle thread: ours alone, and alive.
     let next = unsafe { next.as_ref() };
+    event(Kind::Switch, this.number(), next.number());
     next.cpu.store(percpu::id().0, Ordering::Relaxed);
     // Between this store and the thread's next look at `killed`; the other half stands in `user::kick`.
     fence(Ordering::SeqCst);

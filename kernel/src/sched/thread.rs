@@ -144,6 +144,11 @@ impl Thread {
         ThreadId(core::ptr::from_ref(self) as u64)
     }
 
+    /// Its number in reports: a program's thread's tid, 0 for the kernel's own.
+    pub(super) fn number(&self) -> u64 {
+        self.report.tid.load(Ordering::Relaxed)
+    }
+
     /// The thread of an id.
     ///
     /// # Safety

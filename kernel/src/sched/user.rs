@@ -8,6 +8,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 use abi::Counter;
+use abi::event::Kind;
 use abi::flags::signal::{SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP};
 use linux::{Control, UserFault, UserRegs};
 use mm::{Access, AddressSpace};
@@ -20,6 +21,7 @@ use super::{runqueue, spawn};
 use crate::arch::percpu::Cpu;
 use crate::arch::trap::TrapFrame;
 use crate::arch::{cpu, fault, user};
+use crate::event::event;
 use crate::memory::memory;
 use crate::platform::Machine;
 
@@ -126,10 +128,13 @@ pub(crate) fn run_call(regs: &mut UserRegs) {
     memory().counters.bump(Counter::Call);
     let report = &current().report;
     report.call.store(core::ptr::from_ref(regs).addr() as u64, Ordering::Relaxed);
+    let number = regs.rax;
+    event(Kind::CallEnter, number, regs.rdi);
     match linux::call(running_user(), regs) {
         Control::Return => {}
         Control::ExitThread => end(),
     }
+    event(Kind::CallExit, number, regs.rax);
     report.call.store(0, Ordering::Relaxed);
     sanitize(regs);
     interrupts::disable();

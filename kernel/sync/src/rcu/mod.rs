@@ -28,6 +28,8 @@ use core::marker::PhantomData;
 // Not the façade's, for the nesting count alone: each CPU's own, ordered with nothing.
 use core::sync::atomic::AtomicU32;
 
+use abi::event::Kind;
+
 use self::callbacks::Callbacks;
 use crate::primitive::{AtomicU64, AtomicUsize, MAX_CPUS, Ordering, Padded, array_of, const_unless_loom, fence_named};
 use crate::primitive::{load_own, weaken};
@@ -180,6 +182,7 @@ impl<P: Platform> Rcu<P> {
             let begun = self.started.0.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
             let started = match begun {
                 Ok(_) => {
+                    P::event(Kind::GraceBegin, to, 0);
                     point!(P, "rcu-started");
                     to
                 }
@@ -203,6 +206,7 @@ impl<P: Platform> Rcu<P> {
         if self.completed.0.compare_exchange(completed, number, order, Ordering::Relaxed).is_ok() {
             let found = &self.own().found;
             found.store(found.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            P::event(Kind::GraceEnd, number, 0);
             point!(P, "rcu-completed");
         }
         true

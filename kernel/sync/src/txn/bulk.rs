@@ -4,6 +4,7 @@
 //! mark and no transaction is ever told to back off. Beside the lock lies the set of CPUs that run the address space:
 //! those whose slots a settling writer must look at, and whose TLBs a shootdown must reach.
 
+use abi::event::Kind;
 use abi::{Counter, Errno};
 
 use super::{Abort, Txn};
@@ -83,17 +84,20 @@ pub fn update<P: Platform, T>(
     let _writer = space.lock.write();
     loop {
         let mut txn = Txn::begin(space, locks, counters);
-        P::transaction(TransactionEdge::Opened {
-            mark: txn.own_mark(),
-            space: core::ptr::from_ref(space).addr() as u64,
-        });
+        let (mark, name) = (txn.own_mark(), core::ptr::from_ref(space).addr() as u64);
+        P::event(Kind::TransactionBegin, mark.word(), name);
+        P::transaction(TransactionEdge::Opened { mark, space: name });
         let result = body(&mut txn);
         drop(txn);
+        P::event(Kind::TransactionEnd, mark.word(), name);
         P::transaction(TransactionEdge::Ended);
         match result {
             Ok(value) => return Ok(value),
             Err(Abort::Errno(errno)) => return Err(errno),
-            Err(Abort::Restart) => counters.bump(Counter::Restart),
+            Err(Abort::Restart) => {
+                counters.bump(Counter::Restart);
+                P::event(Kind::TransactionRestart, mark.word(), name);
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use core::cell::{Cell, RefCell};
 use core::marker::PhantomData;
 use core::ops::Range;
 
+use abi::event::Kind;
 use abi::{Counter, Errno};
 
 use crate::primitive::{fence_named, mutant};
@@ -82,6 +83,7 @@ impl<'a, P: Platform> Txn<'a, P> {
         lock.set_mark(own);
         point!(P, "mark-stored");
         self.counters.bump(Counter::VmaMarked);
+        P::event(Kind::Mark, range.start, range.end);
         *hull = if hull.is_empty() { range } else { hull.start.min(range.start)..hull.end.max(range.end) };
         self.settled.set(false);
         Ok(())
@@ -108,12 +110,16 @@ impl<'a, P: Platform> Txn<'a, P> {
         // Read after the fence: a CPU that is missing here joined, and fenced, later, and its faults see the marks.
         let cpus = early.unwrap_or_else(|| self.space.cpus());
         let hull = self.hull.borrow();
+        P::event(Kind::SettleBegin, self.own_mark().word(), 0);
+        let mut waited = 0;
         for cpu in cpus.iter() {
             point!(P, "settle-scanning");
             if self.locks.slots.wait_for_fault(cpu, &hull) {
                 self.counters.bump(Counter::SettleWait);
+                waited += 1;
             }
         }
+        P::event(Kind::SettleEnd, self.own_mark().word(), waited);
     }
 
     /// The lock of a VMA that this transaction is going to publish: it carries the transaction's mark from the start.
