@@ -118,6 +118,13 @@ pub fn read(name: &str) -> Result<Option<Box<[u8]>>, ReadError> {
     Ok(Some(bytes))
 }
 
+/// Whether the launcher asked for the planted fault `name`.
+pub fn planted(name: &str) -> bool {
+    let mut buffer = [0; 256];
+    let Some(list) = read_small(abi::fw_cfg::PLANT, &mut buffer) else { return false };
+    list.split(|&byte| byte == 0).any(|entry| entry == name.as_bytes())
+}
+
 /// The device's command block.
 #[repr(C, align(16))]
 struct Command {

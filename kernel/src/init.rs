@@ -88,7 +88,7 @@ fn run() -> Result<u8, Refusal> {
         process.wait_exit()
     };
     accounts::settle();
-    if planted("leak-frame") {
+    if fw_cfg::planted("leak-frame") {
         // The check below must catch it.
         core::mem::forget(memory().frames.alloc(Owner::Anon));
     }
@@ -147,11 +147,4 @@ fn send_stats() {
         place.copy_from_slice(&value.to_le_bytes());
     }
     stream::send(Kind::Stats, &bytes[..8 + cpus * COUNTERS * 8]);
-}
-
-/// Whether the launcher asked for the planted fault `name`.
-pub fn planted(name: &str) -> bool {
-    let mut buffer = [0; 256];
-    let Some(list) = fw_cfg::read_small(names::PLANT, &mut buffer) else { return false };
-    list.split(|&byte| byte == 0).any(|entry| entry == name.as_bytes())
 }

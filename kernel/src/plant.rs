@@ -12,8 +12,8 @@ use x86_64::instructions::port::Port;
 use x86_64::structures::DescriptorTablePointer;
 
 use crate::arch::{apic, percpu};
-use crate::init::planted;
-use crate::platform::Machine;
+use crate::fw_cfg::planted;
+use crate::machine::Machine;
 
 /// A disaster: its bit in [`ARMED`].
 #[derive(Clone, Copy)]

@@ -4,28 +4,17 @@ use core::fmt::{self, Write};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering;
 
-use abi::report::{BlackBox, CpuBox, MESSAGE_BYTES, PANIC_PORT, PANIC_VALUE, trap};
+use abi::report::{BlackBox, CpuBox, MESSAGE_BYTES, PANIC_PORT, PANIC_VALUE};
 use linux::UserRegs;
 use sync::CpuId;
 use x86_64::instructions::port::Port;
 
 use crate::arch::percpu;
-use crate::arch::trap::TrapFrame;
 
 /// Found by its name in the symbol table: `abi::report::SYMBOL`.
 // SAFETY: nothing else in the kernel has this name.
 #[unsafe(no_mangle)]
 static TESSERA_BLACK_BOX: BlackBox = BlackBox::new();
-
-// The host walks over traps by these numbers.
-const _: () = assert!(
-    offset_of!(TrapFrame, rbp) as u64 == trap::RBP
-        && offset_of!(TrapFrame, vector) as u64 == trap::VECTOR
-        && offset_of!(TrapFrame, rip) as u64 == trap::RIP
-        && offset_of!(TrapFrame, cs) as u64 == trap::CS
-        && offset_of!(TrapFrame, rsp) as u64 == trap::RSP
-        && size_of::<TrapFrame>() == trap::BYTES
-);
 
 /// Where number and arguments of a call stand (System V ABI for AMD64, appendix A.2).
 const CALL: [usize; 7] = [

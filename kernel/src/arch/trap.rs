@@ -7,6 +7,7 @@
 
 use core::mem::offset_of;
 
+use abi::report::trap as layout;
 use x86_64::registers::control::Cr2;
 
 use super::idt::{FIRST_INTERRUPT, FLUSH, NMI, NUDGE, PAGE_FAULT, SPURIOUS, TIMER};
@@ -49,6 +50,16 @@ pub const CS_OFFSET: usize = offset_of!(TrapFrame, cs);
 
 // The CPU aligns RSP to 16 bytes before it pushes; a frame of whole 16-byte units keeps it so for the stubs' `call`.
 const _: () = assert!(size_of::<TrapFrame>().is_multiple_of(16));
+
+// The host walks over traps by these numbers.
+const _: () = assert!(
+    offset_of!(TrapFrame, rbp) as u64 == layout::RBP
+        && offset_of!(TrapFrame, vector) as u64 == layout::VECTOR
+        && offset_of!(TrapFrame, rip) as u64 == layout::RIP
+        && offset_of!(TrapFrame, cs) as u64 == layout::CS
+        && offset_of!(TrapFrame, rsp) as u64 == layout::RSP
+        && size_of::<TrapFrame>() == layout::BYTES
+);
 
 impl TrapFrame {
     /// Whether user code was interrupted.

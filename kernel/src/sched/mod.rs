@@ -67,7 +67,7 @@ pub fn transaction(edge: TransactionEdge) {
     debug_assert_eq!(in_transaction(), edge == TransactionEdge::Ended, "a transaction inside a transaction");
     let report = &current().report;
     let (mark, space) = match edge {
-        TransactionEdge::Opened { mark, space } => (mark.word(), space),
+        TransactionEdge::Opened { mark, space } => (mark, space),
         TransactionEdge::Ended => (0, 0),
     };
     report.space.store(space, Relaxed);

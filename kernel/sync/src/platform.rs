@@ -4,7 +4,6 @@
 //! functions of one type parameter `P: Platform`, implemented by the kernel for the real machine and by
 //! `sync::testing` for threads on the host that play CPUs.
 
-use crate::Mark;
 use abi::Point;
 
 /// Index of a CPU: `0..P::cpu_count()`.
@@ -85,8 +84,8 @@ pub enum InterruptState {
 pub enum TransactionEdge {
     /// It is open from here on.
     Opened {
-        /// Its name.
-        mark: Mark,
+        /// Its mark, as one word: its name.
+        mark: u64,
         /// Address of the update lock of the address space that it changes: its name in reports.
         space: u64,
     },

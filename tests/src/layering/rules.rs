@@ -107,7 +107,7 @@ const fn because(why: &'static str, from: &'static str, to: &'static str) -> Exc
 pub const LAYERS: &[Layers] = &[
     Layers {
         package: "abi",
-        lines: &["counter errno event exit flags fw_cfg lock marker nr point wire"],
+        lines: &["counter errno event exit flags fw_cfg lock marker nr point wire", "report"],
         exceptions: &[],
     },
     Layers {
@@ -171,9 +171,9 @@ pub const LAYERS: &[Layers] = &[
             "machine arch::context arch::fpu arch::percpu",
             "arch::cpu arch::gdt",
             "arch::idt arch::paging arch::user",
-            "acpi arch::apic fw_cfg",
+            "acpi arch::apic fw_cfg report",
             "arch::ipi arch::timer clock console heap random stream",
-            "arch::smp exit log",
+            "arch::smp event exit log plant",
             "memory point",
             "arch::tlb stack",
             "sched",
@@ -216,6 +216,9 @@ pub const LAYERS: &[Layers] = &[
             "emulator image programs",
             "doctor",
             "machine",
+            "peek",
+            "backtrace recorder",
+            "report",
             "cli count session",
             "soak",
             "launch",

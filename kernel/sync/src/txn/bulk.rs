@@ -84,19 +84,19 @@ pub fn update<P: Platform, T>(
     let _writer = space.lock.write();
     loop {
         let mut txn = Txn::begin(space, locks, counters);
-        let (mark, name) = (txn.own_mark(), core::ptr::from_ref(space).addr() as u64);
-        P::event(Kind::TransactionBegin, mark.word(), name);
+        let (mark, name) = (txn.own_mark().word(), core::ptr::from_ref(space).addr() as u64);
+        P::event(Kind::TransactionBegin, mark, name);
         P::transaction(TransactionEdge::Opened { mark, space: name });
         let result = body(&mut txn);
         drop(txn);
-        P::event(Kind::TransactionEnd, mark.word(), name);
+        P::event(Kind::TransactionEnd, mark, name);
         P::transaction(TransactionEdge::Ended);
         match result {
             Ok(value) => return Ok(value),
             Err(Abort::Errno(errno)) => return Err(errno),
             Err(Abort::Restart) => {
                 counters.bump(Counter::Restart);
-                P::event(Kind::TransactionRestart, mark.word(), name);
+                P::event(Kind::TransactionRestart, mark, name);
             }
         }
     }
