@@ -7,6 +7,7 @@
 //! | `guest` | a test inside the booted kernel, on 1 to 64 CPUs | itself |
 //! | `programs` | a user program, or a use of the launcher | the same program on the host's Linux |
 //! | `layering` | a rule about the sources: which way they flow, where `unsafe` is | the sources, and a made-up tree that breaks it |
+//! | `setup` | what `doctor` says here and on an empty computer; on demand, set-up without rustup's downloads | a clean clone that boots |
 //! | `schedules` | a loom model of the shipped synchronisation code, or one of its mutants | loom; a mutant must fail |
 //!
 //! No test asserts a time: the machine may be loaded. Whatever waits has a limit, and reaching it is a failure that says what stood still.

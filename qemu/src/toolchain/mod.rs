@@ -312,7 +312,7 @@ impl Choice {
 
 /// Debian's compiler of exactly the tested release, its sources and a linker. (`rust-lld` comes with `rust-web-llvm`, as
 /// a link to what `lld-22` brings.)
-pub(crate) fn debian_packages() -> Vec<String> {
+pub fn debian_packages() -> Vec<String> {
     let ours = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-llvm"];
     ours.iter().map(|name| format!("{name}={DEBIAN}*")).chain(["lld-22".into()]).collect()
 }
