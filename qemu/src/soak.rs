@@ -7,10 +7,12 @@
 pub mod choice;
 pub mod work;
 
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -20,13 +22,13 @@ use anyhow::{Context, Result};
 use crate::cli::{FirmwareKind, MachineOptions, SoakOptions};
 use crate::draws::Draws;
 use crate::image::{Built, Image, kernel_image};
-use crate::machine::{Entry, Machine, Time};
+use crate::machine::{self, Machine, Time};
 use crate::registry::{Ends, guest_tests};
 use crate::run::Run;
 use crate::say::say;
 use crate::{launch, status};
 use choice::{Choice, Fixed, choose, run_seed};
-use work::{Program, Work};
+use work::{Program, Source, Work};
 
 /// How long one machine may take if nobody says: a busy host is slow, and a machine that hangs hangs for ever.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -105,6 +107,41 @@ struct Soak<'a> {
     tests: Vec<String>,
     /// Somebody wants us to end.
     stop: Arc<AtomicBool>,
+    built: Builds,
+}
+
+/// What has been built: once for all runs, so that whoever edits the sources meanwhile does not change what is soaked.
+#[derive(Default)]
+struct Builds {
+    kernel: OnceCell<Built>,
+    guest: OnceCell<Built>,
+    programs: RefCell<BTreeMap<Source, PathBuf>>,
+}
+
+impl Builds {
+    fn kernel(&self, options: &MachineOptions) -> Result<Built> {
+        once(&self.kernel, || launch::image(options))
+    }
+
+    fn guest(&self) -> Result<Built> {
+        once(&self.guest, || kernel_image(Image::Guest))
+    }
+
+    fn program(&self, program: &Program) -> Result<PathBuf> {
+        let mut programs = self.programs.borrow_mut();
+        Ok(match programs.entry(program.source()) {
+            Entry::Occupied(built) => built.get().clone(),
+            Entry::Vacant(place) => place.insert(program.build()?).clone(),
+        })
+    }
+}
+
+fn once(cell: &OnceCell<Built>, build: impl FnOnce() -> Result<Built>) -> Result<Built> {
+    if let Some(built) = cell.get() {
+        return Ok(built.clone());
+    }
+    let built = build()?;
+    Ok(cell.get_or_init(|| built).clone())
 }
 
 /// Why a run failed.
@@ -126,11 +163,12 @@ impl<'a> Soak<'a> {
     fn prepare(machine: &'a MachineOptions, options: &'a SoakOptions) -> Result<Soak<'a>> {
         let only = options.only.as_deref();
         // The guest tests are a kernel of their own: one that is chosen on the command line does without.
+        let built = Builds::default();
         let own = machine.kernel.is_some() || machine.release;
         let tests = if own || only.is_some_and(|part| !Work::GUEST_TESTS.contains(part)) {
             Vec::new()
         } else {
-            let tests = guest_tests(&kernel_image(Image::Guest)?.elf)?;
+            let tests = guest_tests(&built.guest()?.elf)?;
             tests.into_iter().filter(|test| test.ends == Ends::Returning).map(|test| test.name).collect()
         };
         let stop = Arc::new(AtomicBool::new(false));
@@ -140,7 +178,7 @@ impl<'a> Soak<'a> {
                 .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
                 .context("cannot listen for signals")?;
         }
-        Ok(Soak { options: machine, only, fixed: fixed(machine, options), tests, stop })
+        Ok(Soak { options: machine, only, fixed: fixed(machine, options), tests, stop, built })
     }
 
     /// What happens at schedule points: what the person asked for, else what the seed did, in a kernel that has them.
@@ -152,8 +190,8 @@ impl<'a> Soak<'a> {
     /// The machine of one run, and what it boots.
     fn machine(&self, choice: &Choice) -> Result<(Built, Machine)> {
         let (image, program) = match &choice.work {
-            Work::GuestTests(_) => (kernel_image(Image::Guest)?, None),
-            Work::Program(program) => (launch::image(self.options)?, Some((program, program.build()?))),
+            Work::GuestTests(_) => (self.built.guest()?, None),
+            Work::Program(program) => (self.built.kernel(self.options)?, Some((program, self.built.program(program)?))),
         };
         let mut machine = launch::machine(&image, self.options)
             .cpus(choice.cpus)
@@ -249,7 +287,7 @@ impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seed, work) = (format!("{:#x}", self.seed), self.work.to_string());
         write!(f, "{seed:<18}  {work:<32} {:>2} CPUs {:>4} MiB", self.cpus, self.mem_mib)?;
-        let entry = if self.entry == Entry::Uefi { "uefi" } else { "" };
+        let entry = if self.entry == machine::Entry::Uefi { "uefi" } else { "" };
         let time = if self.time == Time::Counted { "icount" } else { "" };
         let starts = if self.start_delays.is_some() { "late" } else { "" };
         let points = match self.points.as_deref() {
@@ -316,6 +354,7 @@ mod tests {
                 fixed: fixed(&machine, &soak_options),
                 tests: tests.clone(),
                 stop: Arc::default(),
+                built: Builds::default(),
             };
             for run in 0..50 {
                 let choice = choose(run_seed(12, run), &soak.fixed, &soak.tests).unwrap();

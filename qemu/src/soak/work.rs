@@ -33,8 +33,8 @@ pub struct Program {
 }
 
 /// Where a program's source is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
     /// A binary of the package `user`.
     Rust(&'static str),
     /// A file in `tests/user/c`, without its ending.
@@ -250,6 +250,11 @@ impl Program {
     fn faults(mut self, faults: u64) -> Program {
         self.ends.faults = faults;
         self
+    }
+
+    /// Where its source is.
+    pub fn source(&self) -> Source {
+        self.source
     }
 
     /// Builds it, as far as it is not built yet.
