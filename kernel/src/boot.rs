@@ -87,6 +87,8 @@ pub fn boot(info: &'static mut BootInfo, main: fn(u64)) -> ! {
     log::info!("clock: TSC {} MHz, APIC timer {} MHz", frequencies.time_stamp_khz / 1000, frequencies.apic_khz / 1000);
 
     schedule_points();
+    #[cfg(debug_assertions)]
+    sched::watchdog::init();
     sched::init_cpu(CpuId(0));
     percpu::set_online();
     start_delay::init();

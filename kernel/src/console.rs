@@ -8,6 +8,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use sync::Platform;
+use sync::order::{self, Class, Mode, NO_RANGE};
 use uart_16550::backend::PioBackend;
 use uart_16550::{Config, Uart16550};
 
@@ -63,10 +64,13 @@ pub fn print(text: fmt::Arguments<'_>) {
     // Acquire pairs with the Release below: the port's state travels with the ownership. If this CPU owns the console already
     // (it panicked, or an NMI struck, while printing), it goes on as owner.
     let nested = CONSOLE.owner.load(Ordering::Relaxed) == me;
+    let address = core::ptr::from_ref(&CONSOLE).addr() as u64;
     if !nested {
+        order::before::<Machine>(Class::Console, address);
         while CONSOLE.owner.compare_exchange_weak(FREE, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
             Machine::relax();
         }
+        order::acquired::<Machine>(Class::Console, Mode::Write, address, NO_RANGE);
     }
     // SAFETY: this CPU owns the console, and interrupts are off.
     if let Some(port) = unsafe { &mut *CONSOLE.port.get() } {
@@ -74,6 +78,7 @@ pub fn print(text: fmt::Arguments<'_>) {
         let _ = Text(port).write_fmt(text);
     }
     if !nested {
+        order::released::<Machine>(Class::Console, address);
         CONSOLE.owner.store(FREE, Ordering::Release);
     }
     Machine::interrupts_restore(state);

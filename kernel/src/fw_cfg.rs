@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use core::sync::atomic::{Ordering, fence};
 
-use sync::{AllocError, SpinLock};
+use sync::{AllocError, Class, SpinLock};
 use x86_64::instructions::port::Port;
 
 use crate::arch::paging;
@@ -22,7 +22,7 @@ const ITEM_SIGNATURE: u16 = 0;
 const ITEM_DIRECTORY: u16 = 0x19;
 
 /// Serialises the device: selecting and reading belong together.
-static DEVICE: SpinLock<Machine, ()> = sync::spin_lock(());
+static DEVICE: SpinLock<Machine, ()> = sync::spin_lock(Class::FwCfg, ());
 
 /// A file of the device.
 #[derive(Clone, Copy, Debug)]

@@ -18,7 +18,7 @@ use core::ptr::{self, NonNull};
 
 use abi::MAX_CPUS;
 use linked_list_allocator::Heap;
-use sync::{InterruptGuard, Platform, SpinLock};
+use sync::{Class, InterruptGuard, Platform, SpinLock};
 
 use crate::platform::Machine;
 
@@ -91,9 +91,9 @@ unsafe impl Sync for Cache {}
 
 static CACHES: [Cache; MAX_CPUS] = [const { Cache(UnsafeCell::new([const { List::EMPTY }; CLASSES])) }; MAX_CPUS];
 
-static SHARED: [SpinLock<Machine, List>; CLASSES] = [const { sync::spin_lock(List::EMPTY) }; CLASSES];
+static SHARED: [SpinLock<Machine, List>; CLASSES] = [const { sync::spin_lock(Class::HeapList, List::EMPTY) }; CLASSES];
 
-static REGION: SpinLock<Machine, Heap> = sync::spin_lock(Heap::empty());
+static REGION: SpinLock<Machine, Heap> = sync::spin_lock(Class::HeapRegion, Heap::empty());
 
 /// The heap as Rust's allocator.
 struct KernelHeap;

@@ -70,6 +70,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 pub(crate) fn die(cause: Cause<'_>) -> ! {
     let _ = cpu::interrupts_disable();
     let me = percpu::id();
+    crate::sched::stop_checking();
     // One CPU reports. AcqRel: those that stop by `stop_asked` come after the decision.
     match PANICKING.compare_exchange(0, me.0 + 1, Ordering::AcqRel, Ordering::Relaxed) {
         Ok(_) => {}

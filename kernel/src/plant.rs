@@ -6,7 +6,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use sync::{InterruptGuard, SpinLock};
+use sync::{Class, InterruptGuard, SpinLock};
 use x86_64::instructions::interrupts;
 use x86_64::instructions::port::Port;
 use x86_64::structures::DescriptorTablePointer;
@@ -55,7 +55,7 @@ static TRANSACTIONS: AtomicU32 = AtomicU32::new(40);
 static HANGING: AtomicU32 = AtomicU32::new(0);
 
 /// What the CPU that hangs holds.
-static HELD: SpinLock<Machine, ()> = sync::spin_lock(());
+static HELD: SpinLock<Machine, ()> = sync::spin_lock(Class::PlantedSpin, ());
 
 /// Arms what the launcher asked for. Called once, before the program starts.
 pub fn init() {

@@ -1,6 +1,7 @@
 //! What [`Machine`] can do for the portable crates: [`sync::Platform`] for this computer.
 
 use abi::event::Kind;
+use sync::order::Held;
 use sync::{CpuId, CpuSet, FlushRequest, InterruptState, Platform, ThreadId, TransactionEdge};
 
 use crate::arch::{cpu, ipi, paging, percpu, timer, tlb};
@@ -33,6 +34,8 @@ impl Platform for Machine {
     fn relax() {
         core::hint::spin_loop();
         tlb::serve();
+        #[cfg(debug_assertions)]
+        sched::watchdog::spinning();
     }
 
     #[inline]
@@ -59,6 +62,11 @@ impl Platform for Machine {
 
     fn transaction(edge: TransactionEdge) {
         sched::transaction(edge);
+    }
+
+    #[inline]
+    fn with_held<R>(f: impl FnOnce(&Held) -> R) -> Option<R> {
+        sched::with_held(f)
     }
 
     #[inline]

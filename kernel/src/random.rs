@@ -3,7 +3,7 @@
 //! With a seed from the launcher a boot's random bytes are the same each time, which is what a test wants to repeat;
 //! without one the time stamp counter at the first use is the seed. This is **not** a source of secrets.
 
-use sync::{Platform, SpinLock};
+use sync::{Class, Platform, SpinLock};
 
 use crate::arch::cpu;
 use crate::fw_cfg;
@@ -16,7 +16,7 @@ struct Generator {
     counter: u64,
 }
 
-static GENERATOR: SpinLock<Machine, Generator> = sync::spin_lock(Generator { key: None, counter: 0 });
+static GENERATOR: SpinLock<Machine, Generator> = sync::spin_lock(Class::Random, Generator { key: None, counter: 0 });
 
 /// Fills `buffer`.
 pub fn fill(buffer: &mut [u8]) {

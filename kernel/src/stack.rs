@@ -15,7 +15,7 @@
 
 use arrayvec::ArrayVec;
 use mm::{Frame, Owner};
-use sync::{CpuSet, SpinLock};
+use sync::{Class, CpuSet, SpinLock};
 
 use crate::arch::paging::{self, Rights, STACKS};
 use crate::memory::memory;
@@ -46,8 +46,10 @@ struct Pool {
     fresh: u16,
 }
 
-static POOL: SpinLock<Machine, Pool> =
-    sync::spin_lock(Pool { mapped: ArrayVec::new_const(), unmapped: ArrayVec::new_const(), fresh: 0 });
+static POOL: SpinLock<Machine, Pool> = sync::spin_lock(
+    Class::StackPool,
+    Pool { mapped: ArrayVec::new_const(), unmapped: ArrayVec::new_const(), fresh: 0 },
+);
 
 /// Why there is no stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use abi::wire::{HEADER_LEN, Kind, MAGIC, MAX_PAYLOAD, header};
 use lock_api::MutexGuard;
-use sync::{Platform, SpinLock};
+use sync::{Class, Platform, SpinLock};
 use uart_16550::backend::PioBackend;
 use uart_16550::{Config, Uart16550};
 
@@ -24,10 +24,10 @@ const COM2: u16 = 0x2f8;
 pub const RING: usize = 4096;
 
 /// The port for sending. Reading and writing touch different registers, so each direction has its own lock.
-static OUT: SpinLock<Machine, Option<Uart16550<PioBackend>>> = sync::spin_lock(None);
+static OUT: SpinLock<Machine, Option<Uart16550<PioBackend>>> = sync::spin_lock(Class::StreamOut, None);
 
 /// The port for receiving, and what came.
-static IN: SpinLock<Machine, Input> = sync::spin_lock(Input::new());
+static IN: SpinLock<Machine, Input> = sync::spin_lock(Class::StreamIn, Input::new());
 
 /// The port is there and the launcher's magic has been sent.
 static READY: AtomicBool = AtomicBool::new(false);

@@ -30,5 +30,7 @@ pub const POINTS: &str = "opt/tessera/points";
 pub const START_DELAYS: &str = "opt/tessera/start-delays";
 /// `off`: the event rings are not written to (`crate::report`). Absent: they are.
 pub const EVENTS: &str = "opt/tessera/events";
+/// Milliseconds that a wait of the kernel may last, in debug builds, before it says who waits for whom.
+pub const WAIT_LIMIT_MS: &str = "opt/tessera/wait-limit-ms";
 /// 32 bytes that seed the kernel's random numbers; absent: the CPU's time stamp.
 pub const SEED: &str = "opt/tessera/seed";

@@ -110,7 +110,7 @@ classes! {
     Ids = "identifiers", Spins, Threads, Never;
     /// A fault's section in its CPU's slot: the VMA read lock. Address: the slot; range: the faulting page.
     VmaRead = "VMA read lock", Spins, Threads, Never;
-    /// An RCU read section. Address: 0.
+    /// An RCU read section. Address: its CPU's count of them.
     RcuRead = "RCU read section", Section, Anywhere, Freely;
     /// The publication section of an address space's tree (`mm::tree`).
     Publication = "publication section", Spins, Threads, Never;
@@ -144,6 +144,8 @@ classes! {
     StreamIn = "stream input", Spins, Anywhere, Never;
     /// What goes out by the stream port.
     StreamOut = "stream output", Spins, Anywhere, Never;
+    /// Spin locks that only tests and planted disasters take.
+    PlantedSpin = "planted spin lock", Spins, Anywhere, Freely;
     /// The list of all contexts, which the watchdog walks.
     Contexts = "list of contexts", Spins, Anywhere, Never;
     /// The console.
@@ -187,9 +189,10 @@ pub enum Wait {
     Cell = 4,
     /// It spins until a fault ends that holds a VMA read lock. Place: [`Class::VmaRead`], the slot, the page.
     FaultEnd = 5,
-    /// It sleeps until a grace period has passed. Place: [`Class::RcuRead`]; the range is `number..number + 1`.
+    /// It sleeps until a grace period has passed. Place: [`Class::RcuRead`]; the address is the set of CPUs that had not
+    /// reported when it last looked.
     GracePeriod = 6,
-    /// It spins until other CPUs have flushed their TLBs. Place: the range's start is the set of CPUs asked.
+    /// It spins until other CPUs have flushed their TLBs. Place: [`Class::None`]; the address is the set of CPUs asked.
     Shootdown = 7,
 }
 

@@ -5,7 +5,7 @@
 //! One spin lock protects the set; taking scans at most 513 words.
 
 use abi::Errno;
-use sync::{Platform, SpinLock, spin_lock};
+use sync::{Class, Platform, SpinLock, spin_lock};
 
 /// Most threads at a time: Linux's default `kernel.pid_max` of small machines.
 pub const MAX_IDS: usize = 32768;
@@ -27,7 +27,7 @@ struct Set {
 impl<P: Platform> Ids<P> {
     /// No number in use; the first one taken will be 1.
     pub const fn new() -> Self {
-        Ids { set: spin_lock(Set { used: [0; WORDS], next: 1 }) }
+        Ids { set: spin_lock(Class::Ids, Set { used: [0; WORDS], next: 1 }) }
     }
 
     /// A number that no live thread has.

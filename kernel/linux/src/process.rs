@@ -19,7 +19,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use abi::Errno;
 use mm::AddressSpace;
 use sync::alloc::{Arc, try_push};
-use sync::{Interruptible, SpinLock, WaitQueue, spin_lock};
+use sync::{Class, Interruptible, SpinLock, WaitQueue, spin_lock};
 
 use crate::files::Files;
 use crate::limits::Limits;
@@ -77,11 +77,11 @@ impl<S: System> Process<S> {
         Ok(Arc::try_new(Process {
             id,
             space,
-            members: spin_lock(Members { threads: Vec::new(), status: None, leader_code: 0 }),
-            files: spin_lock(files),
-            signals: spin_lock(signals),
+            members: spin_lock(Class::ProcessMembers, Members { threads: Vec::new(), status: None, leader_code: 0 }),
+            files: spin_lock(Class::ProcessFiles, files),
+            signals: spin_lock(Class::ProcessSignals, signals),
             signal_sent: WaitQueue::new(),
-            limits: spin_lock(limits),
+            limits: spin_lock(Class::ProcessLimits, limits),
             barriers_registered: AtomicU32::new(0),
             ended_cpu_ns: AtomicU64::new(0),
             finished: AtomicBool::new(false),

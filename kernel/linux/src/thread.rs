@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::Errno;
 use sync::alloc::{AllocError, Arc};
-use sync::{CpuSet, SpinLock, spin_lock};
+use sync::{Class, CpuSet, SpinLock, spin_lock};
 
 use crate::process::Process;
 use crate::signal::{AltStack, SignalSet};
@@ -57,8 +57,8 @@ impl<S: System> Thread<S> {
             pending: AtomicU64::new(0),
             affinity: AtomicU64::new(like.map_or(S::online(), |parent| parent.affinity()).0),
             // A thread that shares its maker's memory starts without an alternate stack (sigaltstack(2), notes).
-            alt_stack: spin_lock(AltStack::NONE),
-            name: spin_lock(like.map_or([0; NAME_LEN], |parent| parent.name())),
+            alt_stack: spin_lock(Class::ThreadAltStack, AltStack::NONE),
+            name: spin_lock(Class::ThreadName, like.map_or([0; NAME_LEN], |parent| parent.name())),
         })
     }
 

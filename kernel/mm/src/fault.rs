@@ -83,7 +83,7 @@ impl<P: Platform> AddressSpace<P> {
                 Fast::Served(Served::Spurious) => return Ok(Counter::FaultSpurious),
                 Fast::OutOfMemory => return Err(FaultError::OutOfMemory),
                 Fast::Unsure => break,
-                Fast::Marked(mark) => self.wait(mark),
+                Fast::Marked(mark) => self.wait(mark, page),
             }
         }
         interrupts_on::<P, _>(|| self.fault_in_transaction(page, access))?;
@@ -127,9 +127,9 @@ impl<P: Platform> AddressSpace<P> {
     }
 
     /// Sleeps until the transaction that set `mark` has ended.
-    fn wait(&self, mark: Mark) {
+    fn wait(&self, mark: Mark, page: u64) {
         self.memory.counters.bump(Counter::FaultWait);
-        interrupts_on::<P, _>(|| self.memory.locks.wait_for_end(mark));
+        interrupts_on::<P, _>(|| self.memory.locks.wait_for_end(mark, page));
         self.memory.counters.bump(Counter::FaultRetry);
     }
 

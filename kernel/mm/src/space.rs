@@ -116,6 +116,7 @@ impl<P: Platform> AddressSpace<P> {
     }
 
     /// Runs `body` as a transaction on this address space.
+    #[track_caller]
     pub(crate) fn transaction<T>(&self, body: impl FnMut(&mut Txn<'_, P>) -> Result<T, Abort>) -> Result<T, Errno> {
         sync::update(&self.update, &self.memory.locks, &self.memory.counters, body)
     }

@@ -21,7 +21,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::cpu;
 use crate::platform::Machine;
-use sync::SpinLock;
+use sync::{Class, SpinLock};
 
 /// Start of the physical window: physical address `p` is at `WINDOW + p`.
 pub const WINDOW: u64 = 0xffff_8000_0000_0000;
@@ -55,7 +55,7 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 static ROOT: AtomicU64 = AtomicU64::new(0);
 
 /// Serialises [`map_page`].
-static TABLES: SpinLock<Machine, ()> = sync::spin_lock(());
+static TABLES: SpinLock<Machine, ()> = sync::spin_lock(Class::KernelTables, ());
 
 /// What a kernel page may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,9 +7,11 @@
 
 use core::arch::asm;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use abi::MAX_CPUS;
+use sync::order::Held;
 use sync::{CpuId, CpuSet};
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::{GsBase, KernelGsBase};
@@ -35,6 +37,10 @@ pub struct Cpu {
     pub ring: AtomicU64,
     /// The last word of this CPU's event records without the kind: `thread << 32 | cpu << 16`.
     pub stamp: AtomicU64,
+    /// The running context's record for the lock-order validator (`sched::held`); null: nothing is checked.
+    pub held: AtomicPtr<Held>,
+    /// Turns of spins so far, in debug builds: see `sched::watchdog`.
+    pub spins: AtomicU32,
 }
 
 /// Offset of [`Cpu::kernel_stack`] from GS, for assembly.
@@ -66,6 +72,8 @@ impl Cpu {
             need_resched: AtomicBool::new(false),
             ring: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
+            held: AtomicPtr::new(ptr::null_mut()),
+            spins: AtomicU32::new(0),
         }
     }
 

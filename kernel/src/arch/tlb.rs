@@ -28,7 +28,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
 use abi::event::Kind;
 use abi::{Counter, MAX_CPUS};
-use sync::{CpuId, CpuSet, FlushRequest, FlushScope, InterruptGuard, point};
+use sync::order::{self, Class, NO_RANGE, Wait, Waiting};
+use sync::{CpuId, CpuSet, FlushRequest, FlushScope, InterruptGuard, Platform, point};
 
 use super::{cpu, idt, ipi, percpu};
 use crate::event::event;
@@ -66,6 +67,7 @@ static INBOXES: [Inbox; MAX_CPUS] = [const { Inbox(AtomicU64::new(0)) }; MAX_CPU
 /// Removes translations from the TLBs of all CPUs of the request; returns when all have acknowledged, with the number of
 /// other CPUs that were asked. See [`sync::Platform::shootdown`].
 pub fn shootdown(request: &FlushRequest<'_>) -> usize {
+    order::may_sleep::<Machine>();
     fence(Ordering::SeqCst);
     let me = percpu::id();
     let targets = request.cpus.without(me);
@@ -81,9 +83,11 @@ pub fn shootdown(request: &FlushRequest<'_>) -> usize {
             FlushScope::All => flush_all(),
         }
     }
-    while mine.pending.load(Ordering::Acquire) != 0 {
-        serve();
-        core::hint::spin_loop();
+    if mine.pending.load(Ordering::Acquire) != 0 {
+        let _waiting = Waiting::<Machine>::new(Wait::Shootdown, Class::None, targets.0, NO_RANGE);
+        while mine.pending.load(Ordering::Acquire) != 0 {
+            Machine::relax();
+        }
     }
     if !targets.is_empty() {
         event(Kind::ShootdownEnd, targets.0, 0);

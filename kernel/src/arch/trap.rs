@@ -12,7 +12,7 @@ use x86_64::registers::control::Cr2;
 
 use super::idt::{FIRST_INTERRUPT, FLUSH, NMI, NUDGE, PAGE_FAULT, SPURIOUS, TIMER};
 use super::{apic, fault, tlb, uaccess};
-use crate::sched::Interrupted;
+use crate::sched::{InInterrupt, Interrupted};
 use crate::{panic, sched};
 use mm::Access;
 
@@ -88,14 +88,17 @@ pub(super) extern "C" fn trap_from_kernel_or_user(frame: &mut TrapFrame) {
     match frame.vector as u8 {
         PAGE_FAULT => page_fault(frame),
         TIMER => {
+            let _interrupt = InInterrupt::enter();
             apic::end_of_interrupt();
             sched::on_tick(interrupted);
         }
         NUDGE => {
+            let _interrupt = InInterrupt::enter();
             apic::end_of_interrupt();
             sched::on_nudge(interrupted);
         }
         FLUSH => {
+            let _interrupt = InInterrupt::enter();
             apic::end_of_interrupt();
             tlb::serve();
         }

@@ -6,21 +6,21 @@
 //!
 //! User memory is never touched inside a VMA read section, under a spin lock or in an interrupt: serving the fault may sleep.
 //! All of these have interrupts off. Nor inside an update transaction, where the fault could wait for the very mark that the
-//! caller set; `linux` copies before and after, never within. Debug builds check for both.
+//! caller set; `linux` copies before and after, never within. Debug builds check for all of it (`sync::order`).
 
 use core::arch::naked_asm;
 
 use abi::{Errno, USER_END};
-use sync::{InterruptState, point};
+use sync::{InterruptState, order, point};
 
 use super::cpu;
 use crate::platform::Machine;
-use crate::sched;
 
-/// Checks that `len` bytes at `user` lie in the user half, and in debug builds that the caller may sleep.
+/// Checks that `len` bytes at `user` lie in the user half, and in debug builds that the caller may fault.
+#[track_caller]
 fn check(user: u64, len: usize) -> Result<(), Errno> {
     debug_assert_eq!(cpu::interrupt_state(), InterruptState::On, "user memory touched where a fault cannot be served");
-    debug_assert!(!sched::in_transaction(), "user memory touched inside an update transaction");
+    order::may_touch_user::<Machine>();
     point!(Machine, "user-copying");
     match user.checked_add(len as u64) {
         Some(end) if end <= USER_END => Ok(()),
@@ -32,6 +32,7 @@ fn check(user: u64, len: usize) -> Result<(), Errno> {
 ///
 /// # Errors
 /// `EFAULT` if a byte cannot be read; `dst` may have been written in part.
+#[track_caller]
 pub fn copy_in(dst: &mut [u8], user: u64) -> Result<(), Errno> {
     check(user, dst.len())?;
     // SAFETY: `dst` is ours; the source is checked to be user memory, where faults land.
@@ -45,6 +46,7 @@ pub fn copy_in(dst: &mut [u8], user: u64) -> Result<(), Errno> {
 ///
 /// # Errors
 /// `EFAULT` if a byte cannot be written; some may have been.
+#[track_caller]
 pub fn copy_out(user: u64, src: &[u8]) -> Result<(), Errno> {
     check(user, src.len())?;
     // SAFETY: `src` is ours; the destination is checked to be user memory, where faults land.
@@ -58,6 +60,7 @@ pub fn copy_out(user: u64, src: &[u8]) -> Result<(), Errno> {
 ///
 /// # Errors
 /// `EFAULT` if a byte cannot be written; some may have been.
+#[track_caller]
 pub fn clear(user: u64, len: usize) -> Result<(), Errno> {
     check(user, len)?;
     // SAFETY: checked to be user memory, where faults land.
@@ -71,6 +74,7 @@ pub fn clear(user: u64, len: usize) -> Result<(), Errno> {
 ///
 /// # Errors
 /// `EFAULT` if it cannot be read; `EINVAL` if it is not aligned.
+#[track_caller]
 pub fn load_u32(user: u64) -> Result<u32, Errno> {
     check(user, 4)?;
     if !user.is_multiple_of(4) {
@@ -85,6 +89,7 @@ pub fn load_u32(user: u64) -> Result<u32, Errno> {
 ///
 /// # Errors
 /// `EFAULT` if it cannot be written; `EINVAL` if it is not aligned.
+#[track_caller]
 pub fn compare_exchange_u32(user: u64, old: u32, new: u32) -> Result<u32, Errno> {
     check(user, 4)?;
     if !user.is_multiple_of(4) {

@@ -14,10 +14,15 @@
 //! | [`idle`] | what a CPU does without work |
 //! | [`spawn`] | birth and end of threads |
 //! | [`join`] | waiting for a kernel thread's end |
+//! | [`held`] | the running context's record for the lock-order validator |
+//! | `contexts`, `watchdog` | in debug builds: all contexts, and who waits too long |
 //! | [`user`] | traps out of a program, the way back into it, its end |
 //!
-//! Lock order: a sleep list before a run queue; both are leaves otherwise, and spin locks with interrupts off.
+//! Lock order: `abi::lock::Class`. A sleep list before a run queue; both spin, with interrupts off.
 
+#[cfg(debug_assertions)]
+mod contexts;
+mod held;
 mod idle;
 mod join;
 mod runqueue;
@@ -27,13 +32,15 @@ mod switch;
 mod thread;
 mod tick;
 mod user;
+#[cfg(debug_assertions)]
+pub mod watchdog;
 
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 
 use abi::event::Kind;
 use sync::park::{BeginPark, Enqueue};
-use sync::{CpuSet, ThreadId, TransactionEdge, point};
+use sync::{CpuSet, ThreadId, TransactionEdge, order, point};
 
 use crate::arch::percpu::Cpu;
 use crate::arch::{cpu, percpu};
@@ -42,12 +49,14 @@ use crate::platform::Machine;
 use switch::{Leaving, current, schedule};
 use thread::Thread;
 
+pub use held::{InInterrupt, with_held};
 pub use idle::enter_idle;
 pub use join::KernelThread;
 pub use spawn::{init_cpu, spawn_kernel};
 pub use tick::{Interrupted, on_nudge, on_tick};
 pub use user::{before_user_return, page_fault, user_access_fault, user_exception, with_space};
 
+pub(crate) use held::stop_checking;
 pub(crate) use runqueue::online;
 pub(crate) use spawn::{spawn_user, wait_all_reaped};
 pub(crate) use user::{Task, current_user, fs_base, kick, log, run_call, set_affinity, set_fs_base};
@@ -64,7 +73,6 @@ pub fn interrupted() -> bool {
 
 /// [`sync::Platform::transaction`]: notes that the running thread has opened or ended one.
 pub fn transaction(edge: TransactionEdge) {
-    debug_assert_eq!(in_transaction(), edge == TransactionEdge::Ended, "a transaction inside a transaction");
     let report = &current().report;
     let (mark, space) = match edge {
         TransactionEdge::Opened { mark, space } => (mark, space),
@@ -78,17 +86,13 @@ pub fn transaction(edge: TransactionEdge) {
     }
 }
 
-/// Whether the running thread has an update transaction open.
-pub fn in_transaction() -> bool {
-    current().report.transaction.load(Relaxed) != 0
-}
-
 /// [`sync::Platform::park`]: sleeps until an unpark or the deadline.
 ///
 /// # Panics
 /// In debug builds, with interrupts off or in an RCU read section.
 pub fn park(deadline_ns: Option<u64>) {
     debug_assert_eq!(cpu::interrupt_state(), sync::InterruptState::On, "park with interrupts off");
+    order::may_sleep::<Machine>();
     let this = current();
     let state = cpu::interrupts_disable();
     if this.parking.begin_park() == BeginPark::Sleep {

@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 use abi::MAX_CPUS;
-use sync::{CpuId, CpuSet, Platform, SpinLock};
+use sync::{Class, CpuId, CpuSet, Platform, SpinLock};
 
 use super::thread::Thread;
 use crate::arch::{ipi, percpu};
@@ -60,7 +60,7 @@ impl List {
 
 impl RunQueue {
     const fn new() -> RunQueue {
-        RunQueue { list: sync::spin_lock(List { head: None, tail: None }), len: AtomicUsize::new(0) }
+        RunQueue { list: sync::spin_lock(Class::RunQueue, List { head: None, tail: None }), len: AtomicUsize::new(0) }
     }
 
     fn push(&self, thread: NonNull<Thread>) {

@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::MAX_CPUS;
 use sync::park::Enqueue;
-use sync::{CpuId, SpinLock};
+use sync::{Class, CpuId, SpinLock};
 
 use super::runqueue;
 use super::thread::Thread;
@@ -60,7 +60,7 @@ unsafe impl Send for List {}
 struct Sleepers(SpinLock<Machine, List>);
 
 static SLEEPERS: [Sleepers; MAX_CPUS] =
-    [const { Sleepers(sync::spin_lock(List { first: None, last: None })) }; MAX_CPUS];
+    [const { Sleepers(sync::spin_lock(Class::SleepList, List { first: None, last: None })) }; MAX_CPUS];
 
 impl List {
     /// The node of a thread. The result is used while the list is borrowed, that is under its lock.

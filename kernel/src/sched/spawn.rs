@@ -12,12 +12,14 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::Errno;
 use sync::alloc::try_box;
-use sync::{Arc, CpuId, CpuSet, Interruptible, Platform, RcuHead, WaitQueue, point};
+use sync::{Arc, CpuId, CpuSet, Interruptible, Platform, RcuHead, WaitQueue, order, point};
 use x86_64::instructions::interrupts;
 
 use super::join::{Join, KernelThread};
 use super::switch::{Leaving, adopt, current, first_step, schedule, set_space};
 use super::thread::{Start, Thread, User};
+#[cfg(debug_assertions)]
+use super::{contexts, held};
 use super::{runqueue, user};
 use crate::arch::context::Context;
 use crate::arch::fpu::XsaveArea;
@@ -43,6 +45,11 @@ pub fn init_cpu(cpu: CpuId) {
     let thread: &'static Thread = alloc::boxed::Box::leak(boxed);
     thread.cpu.store(cpu.0, Ordering::Relaxed);
     adopt(NonNull::from(thread));
+    #[cfg(debug_assertions)]
+    {
+        contexts::add(NonNull::from(thread));
+        held::publish(cpu);
+    }
     // A CPU that takes programs' threads takes their calls.
     syscall::init_cpu();
     memory().rcu.online(cpu);
@@ -103,6 +110,8 @@ fn make(mut thread: Thread) -> Result<NonNull<Thread>, Errno> {
     // The idle CPUs all look alike to a thread that has never run; spread them from here.
     thread.cpu.store(current().last_cpu().0, Ordering::Relaxed);
     let made = NonNull::from(alloc::boxed::Box::leak(try_box(thread)?));
+    #[cfg(debug_assertions)]
+    contexts::add(made);
     LIVING.fetch_add(1, Ordering::Relaxed);
     Ok(made)
 }
@@ -136,6 +145,7 @@ pub(super) fn exit() -> ! {
         join.end();
     }
     let _ = cpu::interrupts_disable();
+    order::nothing_held::<Machine>();
     point!(Machine, "thread-ending");
     schedule(Leaving::Ended);
     unreachable!("an ended thread ran again")
@@ -165,6 +175,8 @@ pub(super) fn reap(thread: NonNull<Thread>) {
     let this = unsafe { thread.as_ref() };
     // SAFETY: as above.
     drop(unsafe { (*this.stack.get()).take() });
+    #[cfg(debug_assertions)]
+    contexts::remove(thread);
     let head = NonNull::from(&this.rcu).cast::<RcuHead>();
     // SAFETY: no new pointer to the thread can be made (`Task::clear`, joined); `free` fits the head; one use of the
     // head.

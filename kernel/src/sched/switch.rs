@@ -23,13 +23,14 @@ use abi::event::Kind;
 use abi::{Counter, MAX_CPUS};
 use mm::AddressSpace;
 use sync::park::Enqueue;
-use sync::{Platform, point};
+use sync::{Platform, order, point};
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::FsBase;
 
-use super::runqueue;
+#[cfg(debug_assertions)]
+use super::held;
 use super::thread::Thread;
-use super::{spawn, tick};
+use super::{runqueue, spawn, tick};
 use crate::arch::context;
 use crate::arch::percpu::{self, Cpu};
 use crate::arch::{cpu, gdt, paging};
@@ -97,11 +98,14 @@ fn set_current(thread: &Thread) {
     let report = &thread.report;
     cpu.stamp.store(thread.number() << 32 | u64::from(cpu.id().0) << 16, Ordering::Relaxed);
     crate::report::cpu(cpu.id()).thread.store(core::ptr::from_ref(report).addr() as u64, Ordering::Relaxed);
+    #[cfg(debug_assertions)]
+    held::switch_to(&thread.held);
 }
 
 /// Gives the CPU to another thread, if there is one that should have it. Interrupts are off, and off again at the
 /// return, which for a thread that leaves may be much later and on another CPU.
 pub(super) fn schedule(leaving: Leaving) {
+    order::may_sleep::<Machine>();
     let cpu = percpu::id();
     let this = current();
     Cpu::current().need_resched.store(false, Ordering::Relaxed);

@@ -19,9 +19,13 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::report::ThreadBox;
 use mm::AddressSpace;
+#[cfg(debug_assertions)]
+use sync::order::{Context as HeldContext, Held};
 use sync::park::ParkWord;
 use sync::{Arc, CpuId, CpuSet, RcuHead, ThreadId};
 
+#[cfg(debug_assertions)]
+use super::contexts::ContextLink;
 use super::join::Join;
 use super::runqueue;
 use super::sleep::SleepLink;
@@ -96,6 +100,12 @@ pub(super) struct Thread {
     pub(super) stack: UnsafeCell<Option<Stack>>,
     pub(super) join: UnsafeCell<Option<Arc<Join>>>,
     pub(super) rcu: UnsafeCell<RcuHead>,
+    /// What it holds, for the lock-order validator. Its own; read by the watchdog and by reports.
+    #[cfg(debug_assertions)]
+    pub(super) held: Held,
+    /// Its place in the watchdog's list, under that list's lock.
+    #[cfg(debug_assertions)]
+    pub(super) contexts: ContextLink,
     /// For reports.
     pub(super) name: &'static str,
 }
@@ -135,6 +145,10 @@ impl Thread {
             stack: UnsafeCell::new(None),
             join: UnsafeCell::new(None),
             rcu: UnsafeCell::new(RcuHead::new()),
+            #[cfg(debug_assertions)]
+            held: Held::new(HeldContext::Thread),
+            #[cfg(debug_assertions)]
+            contexts: ContextLink::new(),
             name,
         }
     }

@@ -9,9 +9,11 @@ use core::cell::Cell;
 
 use abi::MAX_CPUS;
 use core::sync::atomic::Ordering;
-use sync::Platform;
+use sync::{CpuId, Platform};
 
 use super::switch::is_idle;
+#[cfg(debug_assertions)]
+use super::watchdog;
 use super::{runqueue, sleep};
 use crate::arch::percpu::{self, Cpu};
 use crate::arch::{cpu, timer};
@@ -71,10 +73,21 @@ pub(super) fn begin_idle() {
     let rcu = if memory().rcu.pending() { Machine::now_ns() + TICK_NS } else { u64::MAX };
     // What is armed for an earlier time stays: one interrupt too many in a halt costs less than a write to the timer at
     // each.
-    let wanted = sleeper.min(rcu);
+    let wanted = sleeper.min(rcu).min(watch_ns(percpu::id()));
     if wanted < clock.armed_ns.get() {
         set(clock, wanted);
     }
+}
+
+/// When `cpu`, which is idle, has to look for waits that last too long.
+fn watch_ns(cpu: CpuId) -> u64 {
+    // One is enough. With none, a deadlock of all threads would go unseen.
+    #[cfg(debug_assertions)]
+    if cpu == CpuId(0) {
+        return Machine::now_ns() + watchdog::period_ns();
+    }
+    let _ = cpu;
+    u64::MAX
 }
 
 /// What an interrupt interrupted.
@@ -93,6 +106,8 @@ pub fn on_tick(interrupted: Interrupted) {
     clock.armed_ns.set(u64::MAX);
     let now_ns = Machine::now_ns();
     let woken = sleep::expire(cpu, now_ns);
+    #[cfg(debug_assertions)]
+    watchdog::look(now_ns);
     if is_idle() {
         // The idle loop does the rest when this interrupt has ended its halt.
         return;

@@ -12,7 +12,7 @@ use abi::event::Kind;
 use abi::flags::signal::{SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP};
 use linux::{Control, UserFault, UserRegs};
 use mm::{Access, AddressSpace};
-use sync::{Arc, CpuSet, Platform};
+use sync::{Arc, CpuSet, Platform, order};
 use x86_64::instructions::interrupts;
 
 use super::switch::{self, Leaving, current, schedule};
@@ -180,6 +180,7 @@ pub fn before_user_return(_frame: &mut TrapFrame) {
 }
 
 fn before_return() {
+    order::nothing_held::<Machine>();
     loop {
         if running_user().killed() {
             interrupts::enable();

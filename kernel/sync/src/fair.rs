@@ -11,6 +11,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use crate::list::{List, Node};
+use crate::order::{self, Class, Mode, NO_RANGE, Tag, Wait, Waiting};
 use crate::primitive::const_unless_loom;
 use crate::spin::{SpinLock, spin_lock};
 use crate::{Platform, ThreadId, point};
@@ -18,12 +19,22 @@ use crate::{Platform, ThreadId, point};
 /// A fair sleeping reader-writer lock. It guards no data of its own; see [`crate::UpdateLock`].
 pub struct FairRwLock<P: Platform> {
     state: SpinLock<P, State>,
+    tag: Tag,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Reader,
     Writer,
+}
+
+impl Kind {
+    fn mode(self) -> Mode {
+        match self {
+            Kind::Reader => Mode::Read,
+            Kind::Writer => Mode::Write,
+        }
+    }
 }
 
 struct Waiter {
@@ -70,13 +81,18 @@ impl State {
 
 impl<P: Platform> FairRwLock<P> {
     const_unless_loom! {
-        /// An open lock. `const`, but not in loom models.
-        pub fn new() -> Self {
-            FairRwLock { state: spin_lock(State { readers: 0, writers: 0, queue: List::new() }) }
+        /// An open lock of `class`. `const`, but not in loom models.
+        pub fn new(class: Class) -> Self {
+            let state = State { readers: 0, writers: 0, queue: List::new() };
+            FairRwLock { state: spin_lock(Class::FairLock, state), tag: Tag::new(class) }
         }
     }
 
     /// Waits for the lock, alone.
+    ///
+    /// # Panics
+    /// In debug builds, where the lock order forbids it ([`crate::order::before`]).
+    #[track_caller]
     pub fn write(&self) -> WriteGuard<'_, P> {
         self.acquire(Kind::Writer);
         WriteGuard { lock: self, not_send: PhantomData }
@@ -84,6 +100,10 @@ impl<P: Platform> FairRwLock<P> {
 
     /// Waits for the lock, together with other readers. A thread that reads already must not: a writer queued between
     /// would make it wait for itself.
+    ///
+    /// # Panics
+    /// As [`FairRwLock::write`].
+    #[track_caller]
     pub fn read(&self) -> ReadGuard<'_, P> {
         self.acquire(Kind::Reader);
         ReadGuard { lock: self, not_send: PhantomData }
@@ -94,16 +114,33 @@ impl<P: Platform> FairRwLock<P> {
         self.state.lock().queue.len()
     }
 
+    /// What the lock-order validator knows it by.
+    fn name(&self) -> (Class, u64) {
+        (self.tag.class(), core::ptr::from_ref(self).addr() as u64)
+    }
+
+    #[track_caller]
     fn acquire(&self, kind: Kind) {
+        let (class, address) = self.name();
+        order::before::<P>(class, address);
+        order::may_sleep::<P>();
+        self.enter(kind);
+        order::acquired::<P>(class, kind.mode(), address, NO_RANGE);
+    }
+
+    #[track_caller]
+    fn enter(&self, kind: Kind) {
         let mut state = self.state.lock();
         if state.queue.front().is_none() && state.admits(kind) {
             state.enter(kind);
             return;
         }
+        let (class, address) = self.name();
         let mut node = Node::new(Waiter { thread: P::current_thread(), kind });
         let node = NonNull::from(&mut node);
         // SAFETY: the node is in no list, and stays here until it is out of the queue.
         unsafe { state.queue.push_back(node) };
+        let _waiting = Waiting::<P>::new(Wait::Lock, class, address, NO_RANGE);
         // SAFETY: the node is ours, and in this queue or none.
         while unsafe { state.queue.is_linked(node) } {
             drop(state);
@@ -115,6 +152,8 @@ impl<P: Platform> FairRwLock<P> {
     }
 
     fn release(&self, kind: Kind) {
+        let (class, address) = self.name();
+        order::released::<P>(class, address);
         let mut state = self.state.lock();
         match kind {
             Kind::Reader => state.readers -= 1,
@@ -122,12 +161,6 @@ impl<P: Platform> FairRwLock<P> {
         }
         point!(P, "lock-handing-over");
         state.hand_over::<P>();
-    }
-}
-
-impl<P: Platform> Default for FairRwLock<P> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

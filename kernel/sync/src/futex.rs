@@ -18,6 +18,7 @@ use core::ptr::NonNull;
 use abi::Errno;
 
 use crate::list::{List, Node};
+use crate::order::{self, Class, NO_RANGE, Wait, Waiting};
 use crate::primitive::{AtomicUsize, FUTEX_BUCKETS, Ordering, array_of, const_unless_loom, mutant};
 use crate::spin::{SpinGuard, SpinLock, spin_lock};
 use crate::{Platform, ThreadId, point};
@@ -56,6 +57,12 @@ struct Bucket {
     waiters: List<Waiter>,
 }
 
+const_unless_loom! {
+    fn open_bucket<P: Platform>() -> SpinLock<P, Bucket> {
+        spin_lock(Class::FutexBucket, Bucket { wakes: 0, waiters: List::new() })
+    }
+}
+
 /// All threads that sleep on user words.
 pub struct FutexTable<P: Platform> {
     buckets: [SpinLock<P, Bucket>; FUTEX_BUCKETS],
@@ -65,7 +72,7 @@ impl<P: Platform> FutexTable<P> {
     const_unless_loom! {
         /// A table where nobody sleeps. `const`, but not in loom models.
         pub fn new() -> Self {
-            FutexTable { buckets: array_of!(spin_lock(Bucket { wakes: 0, waiters: List::new() }); FUTEX_BUCKETS) }
+            FutexTable { buckets: array_of!(open_bucket(); FUTEX_BUCKETS) }
         }
     }
 
@@ -82,6 +89,7 @@ impl<P: Platform> FutexTable<P> {
         deadline_ns: Option<u64>,
         mut check: impl FnMut() -> Result<bool, Errno>,
     ) -> Result<(), Errno> {
+        order::may_sleep::<P>();
         let home = key.bucket();
         let mut node = Node::new(Waiter {
             thread: P::current_thread(),
@@ -109,6 +117,8 @@ impl<P: Platform> FutexTable<P> {
 
     /// The second half of `wait`: the node is in a queue.
     fn sleep(&self, node: NonNull<Node<Waiter>>, deadline_ns: Option<u64>) -> Result<(), Errno> {
+        let address = node.as_ptr().addr() as u64;
+        let _waiting = Waiting::<P>::new(Wait::Event, Class::None, address, NO_RANGE);
         loop {
             {
                 let mut bucket = self.lock_bucket_of(node);

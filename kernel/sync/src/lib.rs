@@ -6,6 +6,7 @@
 //! | [`point`](mod@point) | named places where a race lives | everyone |
 //! | [`primitive`] | atomics: `core`'s, or loom's in models | this crate and `mm` |
 //! | [`alloc`] | allocation that can fail | everyone who allocates |
+//! | [`order`] | the lock-order validator of debug builds, and the waits-for graph | all that locks or sleeps |
 //! | [`spin`] | the spin lock, interrupts off while held | everyone |
 //! | [`park`] | the word by which one thread sleeps and is woken | platforms |
 //! | [`wait`] | the wait queue: sleep until a condition holds | everyone who sleeps |
@@ -19,8 +20,7 @@
 //!
 //! No statics, no assembly, no printing: what the machine must do comes through [`Platform`].
 //!
-//! Lock order: [`fair::FairRwLock`] of an address space, then the spin locks, which are leaves (only
-//! [`futex::FutexTable`] holds two of one kind, lower bucket first). No spin lock is held over a sleep.
+//! The lock order is written in [`abi::lock::Class`], and checked by [`order`]. No spin lock is held over a sleep.
 #![no_std]
 
 extern crate alloc as core_alloc;
@@ -32,6 +32,7 @@ pub mod counters;
 pub mod fair;
 pub mod futex;
 mod list;
+pub mod order;
 pub mod park;
 pub mod platform;
 pub mod point;
@@ -49,6 +50,7 @@ pub use alloc::{AllocError, Arc};
 pub use counters::Counters;
 pub use fair::FairRwLock;
 pub use futex::{FutexKey, FutexTable};
+pub use order::Class;
 pub use platform::*;
 pub use rcu::{Rcu, RcuGuard, RcuHead};
 pub use spin::{InterruptGuard, SpinLock, spin_lock};

@@ -6,6 +6,9 @@
 
 use abi::Point;
 
+use crate::Mark;
+use crate::order::Held;
+
 /// Index of a CPU: `0..P::cpu_count()`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CpuId(pub u32);
@@ -171,10 +174,17 @@ pub trait Platform: Sized + Send + Sync + 'static {
         let _ = pointer;
     }
 
-    /// The calling thread has opened or ended an update transaction: for checks in debug builds that it touches no user
-    /// memory in between, where a fault could wait for the thread's own mark.
+    /// The calling thread has opened or ended an update transaction: for reports.
     fn transaction(edge: TransactionEdge) {
         let _ = edge;
+    }
+
+    /// Calls `f` with the record of what the running context (the thread, or the interrupt handler) holds: for the
+    /// lock-order validator of debug builds. `None`: there is no such record, and nothing is checked.
+    #[inline(always)]
+    fn with_held<R>(f: impl FnOnce(&Held) -> R) -> Option<R> {
+        let _ = f;
+        None
     }
 
     /// Something that a report about a machine gone wrong should show happened on this CPU; [`abi::event::Kind`] says what

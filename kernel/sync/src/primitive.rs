@@ -4,7 +4,7 @@
 //! so the code that loom explores is the code that ships.
 //!
 //! Three things differ between the builds, and each has its name here:
-//! - loom's constructors are not `const`: `const_unless_loom!`, `array_of!` and `constant!`.
+//! - loom's constructors are not `const`: `const_unless_loom!` and `array_of!`.
 //! - tables must be small for an exhaustive search: [`MAX_CPUS`], [`CELLS`], [`FUTEX_BUCKETS`].
 //! - every ordering has a name, by which a loom run can weaken it ([`weaken`], [`fence_named`]) or break a step
 //!   ([`mutant`]), and must then fail. `tests/mutants.list` says which run fails with which name.
@@ -43,21 +43,7 @@ macro_rules! array_of {
     };
 }
 
-/// The initial value of an associated constant that `lock_api` wants and nobody may use under loom.
-#[cfg(not(loom))]
-macro_rules! constant {
-    ($value:expr) => {
-        $value
-    };
-}
-#[cfg(loom)]
-macro_rules! constant {
-    ($value:expr) => {
-        panic!("loom has no constants; use the function that makes the lock")
-    };
-}
-
-pub(crate) use {array_of, const_unless_loom, constant};
+pub(crate) use {array_of, const_unless_loom};
 
 /// Alone on two cache lines, because processors fetch them in pairs.
 #[derive(Debug, Default)]

@@ -5,14 +5,15 @@
 //! other's acknowledgement (slot protocol, rule 6). A holder never sleeps and never waits for another CPU.
 //!
 //! Locks are released in the reverse order of taking: the outermost one remembers whether interrupts were on.
+//!
+//! In debug builds each lock knows its class, and each taking is checked against the lock order ([`crate::order`]).
 
 use core::marker::PhantomData;
 
 use lock_api::{GuardNoSend, RawMutex};
 
-use crate::primitive::{
-    AtomicBool, Ordering, UnsafeCell, cleared, const_unless_loom, constant, wait_while_set, weaken,
-};
+use crate::order::{self, Class, Mode, NO_RANGE, Tag, Wait, Waiting};
+use crate::primitive::{AtomicBool, Ordering, UnsafeCell, cleared, const_unless_loom, wait_while_set, weaken};
 use crate::{InterruptState, Platform};
 
 /// The lock word and the holder's interrupt state.
@@ -20,6 +21,7 @@ pub struct RawSpin<P: Platform> {
     locked: AtomicBool,
     /// What interrupts were before the holder turned them off. Protected by `locked`.
     saved: UnsafeCell<InterruptState>,
+    tag: Tag,
     platform: PhantomData<fn() -> P>,
 }
 
@@ -28,11 +30,12 @@ unsafe impl<P: Platform> Sync for RawSpin<P> {}
 
 impl<P: Platform> RawSpin<P> {
     const_unless_loom! {
-        /// An open lock.
-        pub fn new() -> Self {
+        /// An open lock of `class`.
+        pub fn new(class: Class) -> Self {
             RawSpin {
                 locked: AtomicBool::new(false),
                 saved: UnsafeCell::new(InterruptState::Off),
+                tag: Tag::new(class),
                 platform: PhantomData,
             }
         }
@@ -52,34 +55,56 @@ impl<P: Platform> RawSpin<P> {
         // SAFETY: the caller holds the lock.
         self.saved.with_mut(|saved| unsafe { *saved = state });
     }
-}
 
-impl<P: Platform> Default for RawSpin<P> {
-    fn default() -> Self {
-        Self::new()
+    /// What the lock-order validator knows it by.
+    #[inline(always)]
+    fn name(&self) -> (Class, u64) {
+        (self.tag.class(), core::ptr::from_ref(self).addr() as u64)
+    }
+
+    /// Waits for the lock, which another CPU holds. Interrupts are off.
+    #[cold]
+    #[track_caller]
+    fn wait(&self) {
+        let (class, address) = self.name();
+        let _waiting = Waiting::<P>::new(Wait::Lock, class, address, NO_RANGE);
+        loop {
+            wait_while_set(&self.locked, P::relax);
+            if self.take() {
+                return;
+            }
+        }
     }
 }
 
 // SAFETY: `locked` goes from false to true by compare-and-swap only, and back by its holder only.
 unsafe impl<P: Platform> RawMutex for RawSpin<P> {
-    const INIT: Self = constant!(RawSpin::new());
+    const INIT: Self = panic!("a lock has a class: use `spin_lock`");
 
     type GuardMarker = GuardNoSend;
 
     #[inline]
+    #[track_caller]
     fn lock(&self) {
         let state = P::interrupts_disable();
-        while !self.take() {
-            wait_while_set(&self.locked, P::relax);
+        let (class, address) = self.name();
+        order::before::<P>(class, address);
+        if !self.take() {
+            self.wait();
         }
         self.remember(state);
+        order::acquired::<P>(class, Mode::Write, address, NO_RANGE);
     }
 
+    // Whoever does not wait deadlocks with nobody: not checked against the order.
     #[inline]
+    #[track_caller]
     fn try_lock(&self) -> bool {
         let state = P::interrupts_disable();
         if self.take() {
             self.remember(state);
+            let (class, address) = self.name();
+            order::acquired::<P>(class, Mode::Write, address, NO_RANGE);
             return true;
         }
         P::interrupts_restore(state);
@@ -87,7 +112,10 @@ unsafe impl<P: Platform> RawMutex for RawSpin<P> {
     }
 
     #[inline]
+    #[track_caller]
     unsafe fn unlock(&self) {
+        let (class, address) = self.name();
+        order::released::<P>(class, address);
         // SAFETY: the caller holds the lock.
         let state = self.saved.with(|saved| unsafe { *saved });
         // Release: the critical section comes before the next holder's.
@@ -107,9 +135,9 @@ pub type SpinLock<P, T> = lock_api::Mutex<RawSpin<P>, T>;
 pub type SpinGuard<'a, P, T> = lock_api::MutexGuard<'a, RawSpin<P>, T>;
 
 const_unless_loom! {
-    /// An open spin lock around `value`. `const`, but not in loom models.
-    pub fn spin_lock<P: Platform, T>(value: T) -> SpinLock<P, T> {
-        lock_api::Mutex::const_new(RawSpin::new(), value)
+    /// An open spin lock of `class` around `value`. `const`, but not in loom models.
+    pub fn spin_lock<P: Platform, T>(class: Class, value: T) -> SpinLock<P, T> {
+        lock_api::Mutex::const_new(RawSpin::new(class), value)
     }
 }
 

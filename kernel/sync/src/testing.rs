@@ -10,6 +10,7 @@
 
 use core::cell::Cell;
 
+use crate::order::{Context, Held};
 use crate::{CpuId, CpuSet, FlushRequest, InterruptState, Platform, Point, ThreadId};
 
 mod plant;
@@ -112,6 +113,43 @@ pub fn on_cpu<R>(cpu: CpuId, body: impl FnOnce() -> R) -> R {
     body()
 }
 
+std::thread_local! {
+    /// What this thread holds, and what it holds while it plays an interrupt handler.
+    static HELD: [Held; 2] = const { [Held::new(Context::Thread), Held::new(Context::Interrupt)] };
+    static IN_INTERRUPT: Cell<bool> = const { Cell::new(false) };
+    static UNCHECKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While this lives, the lock-order validator does not look at this thread: for a test in which one thread plays two CPUs
+/// at a time.
+pub struct Unchecked(());
+
+/// Begins such a stretch, with nothing held.
+pub fn unchecked() -> Unchecked {
+    UNCHECKED.set(true);
+    Unchecked(())
+}
+
+impl Drop for Unchecked {
+    fn drop(&mut self) {
+        UNCHECKED.set(false);
+    }
+}
+
+/// Runs `body` as an interrupt handler of the CPU that this thread plays.
+pub fn in_interrupt<R>(body: impl FnOnce() -> R) -> R {
+    struct Back(bool, InterruptState);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            IN_INTERRUPT.set(self.0);
+            Host::interrupts_restore(self.1);
+        }
+    }
+    let off = Host::interrupts_disable();
+    let _back = Back(IN_INTERRUPT.replace(true), off);
+    body()
+}
+
 /// Tells `thread` to die: its interruptible waits end. Told to itself, it ends the next one.
 pub fn interrupt(thread: ThreadId) {
     host::interrupt(thread);
@@ -172,6 +210,26 @@ impl Platform for Host {
 
     fn interrupted() -> bool {
         host::interrupted()
+    }
+
+    /// A panic drops guards in any order: while it does, nothing is checked, and what the thread held is forgotten.
+    fn with_held<R>(f: impl FnOnce(&Held) -> R) -> Option<R> {
+        if !crate::order::CHECKED || UNCHECKED.get() {
+            return None;
+        }
+        let with = |held: &[Held; 2]| {
+            let held = &held[usize::from(IN_INTERRUPT.get())];
+            if std::thread::panicking() {
+                held.give_up();
+                return None;
+            }
+            if held.is_broken() {
+                held.reset();
+            }
+            Some(f(held))
+        };
+        // None as well when the thread is past the end of its locals.
+        HELD.try_with(with).ok().flatten()
     }
 
     fn phys_to_virt(phys: u64) -> *mut u8 {

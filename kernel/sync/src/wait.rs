@@ -9,9 +9,11 @@
 //!
 //! Callers hold no spin lock and are in no RCU read section; `wake_*` may be called from anywhere, interrupts included.
 
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use crate::list::{List, Node};
+use crate::order::{self, Class, NO_RANGE, Wait, Waiting};
 use crate::primitive::{AtomicUsize, Ordering, const_unless_loom, fence_named};
 use crate::spin::{SpinLock, spin_lock};
 use crate::{Platform, ThreadId, point};
@@ -47,22 +49,42 @@ impl<P: Platform> WaitQueue<P> {
     const_unless_loom! {
         /// An empty queue. `const`, but not in loom models.
         pub fn new() -> Self {
-            WaitQueue { waiting: AtomicUsize::new(0), list: spin_lock(List::new()) }
+            WaitQueue { waiting: AtomicUsize::new(0), list: spin_lock(Class::WaitQueue, List::new()) }
         }
     }
 
     /// Sleeps until `condition` returns true, the deadline ([`Platform::now_ns`]'s clock) passes, or, if `interruptible`,
     /// the thread is told to die. `condition` may act (take a resource); it is called without locks, any number of
     /// times, and not again after it returned true.
+    ///
+    /// # Panics
+    /// In debug builds, where nobody may sleep ([`crate::order::may_sleep`]).
+    #[track_caller]
     pub fn wait_until(
         &self,
+        condition: impl FnMut() -> bool,
+        deadline_ns: Option<u64>,
+        interruptible: Interruptible,
+    ) -> Waited {
+        let address = core::ptr::from_ref(self).addr() as u64;
+        self.wait_for((Wait::Event, Class::None, address, NO_RANGE), condition, deadline_ns, interruptible)
+    }
+
+    /// As [`WaitQueue::wait_until`]; `what` is waited for, as [`Waiting::new`] takes it.
+    #[track_caller]
+    pub(crate) fn wait_for(
+        &self,
+        what: (Wait, Class, u64, Range<u64>),
         mut condition: impl FnMut() -> bool,
         deadline_ns: Option<u64>,
         interruptible: Interruptible,
     ) -> Waited {
+        order::may_sleep::<P>();
         if condition() {
             return Waited::Woken;
         }
+        let (wait, class, address, range) = what;
+        let _waiting = Waiting::<P>::new(wait, class, address, range);
         let mut node = Node::new(P::current_thread());
         let node = NonNull::from(&mut node);
         loop {

@@ -16,7 +16,7 @@ fn in_ms(ms: u64) -> Option<u64> {
 
 #[test]
 fn spin_lock_excludes_and_restores_interrupts() {
-    static LOCK: SpinLock<Host, u64> = spin_lock(0);
+    static LOCK: SpinLock<Host, u64> = spin_lock(Class::StreamIn, 0);
     thread::scope(|scope| {
         for cpu in 0..4 {
             scope.spawn(move || {
@@ -34,7 +34,7 @@ fn spin_lock_excludes_and_restores_interrupts() {
     assert_eq!(*LOCK.lock(), 40_000);
 
     let outer = LOCK.lock();
-    let other: SpinLock<Host, ()> = spin_lock(());
+    let other: SpinLock<Host, ()> = spin_lock(Class::StreamOut, ());
     drop(other.lock());
     assert!(!interrupts_on(), "the inner lock must not turn on what the outer one turned off");
     assert!(LOCK.try_lock().is_none());
@@ -109,7 +109,7 @@ fn wake_one_loses_no_wake_up() {
 
 #[test]
 fn fair_lock_serves_in_order_of_arrival() {
-    static LOCK: FairRwLock<Host> = FairRwLock::new();
+    static LOCK: FairRwLock<Host> = FairRwLock::new(Class::Planted);
     static ORDER: std::sync::Mutex<Vec<usize>> = std::sync::Mutex::new(Vec::new());
     let held = LOCK.write();
     thread::scope(|scope| {
@@ -129,7 +129,7 @@ fn fair_lock_serves_in_order_of_arrival() {
 
 #[test]
 fn fair_lock_lets_readers_in_together_and_writers_alone() {
-    static LOCK: FairRwLock<Host> = FairRwLock::new();
+    static LOCK: FairRwLock<Host> = FairRwLock::new(Class::Planted);
     let (readers, writers) = (AtomicU64::new(0), AtomicU64::new(0));
     let both = AtomicBool::new(false);
     thread::scope(|scope| {

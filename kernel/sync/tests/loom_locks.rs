@@ -9,7 +9,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use model::{explore, spawn};
 use sync::testing::{Host, interrupt};
-use sync::{FairRwLock, Interruptible, Platform, SpinLock, WaitQueue, Waited, spin_lock};
+use sync::{Class, FairRwLock, Interruptible, Platform, SpinLock, WaitQueue, Waited, spin_lock};
 
 /// A plain word: loom reports any two accesses to it that are not ordered.
 struct Plain(UnsafeCell<usize>);
@@ -38,7 +38,7 @@ impl Plain {
 #[test]
 fn spin_lock_orders_its_critical_sections() {
     explore("spin", 3, || {
-        let lock: Arc<SpinLock<Host, Plain>> = Arc::new(spin_lock(Plain::new()));
+        let lock: Arc<SpinLock<Host, Plain>> = Arc::new(spin_lock(Class::StreamIn, Plain::new()));
         let threads: Vec<_> = (0..2)
             .map(|cpu| {
                 let lock = lock.clone();
@@ -114,7 +114,7 @@ fn an_interrupt_ends_a_wait_whenever_it_comes() {
 #[test]
 fn fair_lock_orders_writers_and_readers() {
     explore("fair", 3, || {
-        let shared = Arc::new((FairRwLock::<Host>::new(), Plain::new()));
+        let shared = Arc::new((FairRwLock::<Host>::new(Class::Planted), Plain::new()));
         let writers: Vec<_> = (1..3)
             .map(|cpu| {
                 let shared = shared.clone();

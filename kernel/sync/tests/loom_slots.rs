@@ -499,7 +499,7 @@ fn who_sleeps_for_the_end_is_woken() {
             let world = world.clone();
             spawn(1, move || {
                 if let Outcome::Locked(mark) = world.fault(0) {
-                    world.locks.wait_for_end(mark);
+                    world.locks.wait_for_end(mark, 0);
                     assert_eq!(world.fault(0), Outcome::Served);
                 }
             })

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use std::thread;
 
 use abi::{Counter, Errno};
-use sync::testing::{Host, on_cpu};
+use sync::testing::{Host, on_cpu, unchecked};
 use sync::*;
 
 struct World {
@@ -80,6 +80,7 @@ fn errors_end_the_transaction_and_restarts_run_it_again() {
 
 #[test]
 fn a_fault_inside_a_fault_gets_no_section() {
+    let _two_cpus = unchecked();
     let world = World::new();
     for page in [0, 0x1234_5000] {
         let section = world.locks.enter(page + 0x123);
@@ -93,6 +94,7 @@ fn a_fault_inside_a_fault_gets_no_section() {
 
 #[test]
 fn settling_waits_for_faults_in_the_marked_ranges_only() {
+    let _two_cpus = unchecked();
     let world = World::new();
     world.space.join(CpuId(1));
     let lock = world.update(|txn| Ok(txn.new_lock())).unwrap();
@@ -136,7 +138,7 @@ fn who_meets_a_mark_sleeps_until_the_end() {
                 let mark = txn.own_mark();
                 let (world, ended) = (&world, &ended);
                 scope.spawn(move || {
-                    world.locks.wait_for_end(mark);
+                    world.locks.wait_for_end(mark, 0);
                     assert!(ended.load(Ordering::SeqCst), "woken before the end");
                 });
                 thread::sleep(std::time::Duration::from_millis(20));
@@ -144,7 +146,7 @@ fn who_meets_a_mark_sleeps_until_the_end() {
                 Ok(mark)
             })
             .unwrap();
-        world.locks.wait_for_end(mark);
+        world.locks.wait_for_end(mark, 0);
     });
 }
 
@@ -208,7 +210,7 @@ fn faults_never_see_a_vma_in_the_middle_of_a_change() {
         drop((section, guard, irq));
         if let Err(ReadRefused::Marked(mark)) = answer {
             rcu.quiescent();
-            world.locks.wait_for_end(mark);
+            world.locks.wait_for_end(mark, 0);
         }
         rcu.quiescent();
         rcu.poll();

@@ -114,17 +114,21 @@ pub const LAYERS: &[Layers] = &[
         package: "sync",
         lines: &[
             "list platform primitive",
+            "order",
             "counters park point testing",
             "spin",
             "alloc fair futex rcu wait",
             "vma_lock",
             "txn",
         ],
-        exceptions: &[because(
-            "a mark is read through its cell, and a cell hands out its mark",
-            "vma_lock::mark",
-            "vma_lock::cell",
-        )],
+        exceptions: &[
+            because(
+                "a mark is read through its cell, and a cell hands out its mark",
+                "vma_lock::mark",
+                "vma_lock::cell",
+            ),
+            because("the platform keeps each context's record of what it holds", "platform", "order"),
+        ],
     },
     Layers {
         package: "mm",
@@ -199,6 +203,7 @@ pub const LAYERS: &[Layers] = &[
             because("a new thread's first step may be late on purpose", "sched", "start_delay"),
             because("a stack is unmapped when every CPU has passed by the scheduler", "stack", "sched"),
             because("a queue links threads, which hold its links", "sched::runqueue", "sched::thread"),
+            because("the list of contexts links threads, which hold its links", "sched::contexts", "sched::thread"),
             because("a sleep list links threads, which hold its links", "sched::sleep", "sched::thread"),
             because("a thread's first steps come out of a switch, and a switch reaps", "sched::switch", "sched::spawn"),
             because("a switch begins a slice, and a tick asks who runs", "sched::switch", "sched::tick"),

@@ -11,7 +11,7 @@ use core::{
 };
 
 use abi::MAX_CPUS;
-use sync::{Platform, spin_lock};
+use sync::{Class, Platform, spin_lock};
 
 use super::{
     Frames, Zone,
@@ -184,7 +184,7 @@ unsafe fn write_zone<P: Platform>(zone: NonNull<Zone<P>>, sections: NonNull<[Opt
     // SAFETY: as above.
     let field = unsafe { &raw mut (*zone).buddy };
     // SAFETY: as above.
-    unsafe { field.write(spin_lock(Buddy::new())) };
+    unsafe { field.write(spin_lock(Class::Buddy, Buddy::new())) };
     // SAFETY: as above.
     let caches = unsafe { &raw mut (*zone).caches }.cast::<Cache>();
     for index in 0..MAX_CPUS {

@@ -35,7 +35,7 @@ use core::ops::Range;
 
 use sync::primitive::{AtomicUsize, Ordering};
 use sync::spin::SpinGuard;
-use sync::{AllocError, Platform, Rcu, RcuGuard, SpinLock, spin_lock};
+use sync::{AllocError, Class, Platform, Rcu, RcuGuard, SpinLock, spin_lock};
 
 mod build;
 #[cfg(any(test, feature = "testing"))]
@@ -104,7 +104,13 @@ impl<P: Platform, V: Value> RangeTree<P, V> {
     /// An empty tree, whose readers are in read sections of `rcu` and whose nodes are freed through it.
     pub fn new(rcu: &'static Rcu<P>) -> Self {
         const { assert!(size_of::<V>() <= size_of::<usize>(), "values are words: a leaf is four cache lines") };
-        RangeTree { root: Root::new(), len: AtomicUsize::new(0), publication: spin_lock(()), rcu, values: PhantomData }
+        RangeTree {
+            root: Root::new(),
+            len: AtomicUsize::new(0),
+            publication: spin_lock(Class::Publication, ()),
+            rcu,
+            values: PhantomData,
+        }
     }
 
     /// Number of ranges. Beside a writer: a number that was right a moment ago.

@@ -100,6 +100,8 @@ thorough_integer!(AtomicUsize, usize);
 
 /// No schedule points: loom switches at every access.
 pub const POINTS: bool = false;
+/// Models look at one thing at a time: locks are not validated (`crate::order`).
+pub const VALIDATED: bool = false;
 /// Most CPUs in a model.
 pub const MAX_CPUS: usize = 3;
 /// Sequence cells in a model.

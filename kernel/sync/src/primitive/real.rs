@@ -28,6 +28,8 @@ impl<T> UnsafeCell<T> {
 
 /// Whether schedule points ([`crate::point!`]) are compiled in.
 pub const POINTS: bool = cfg!(any(debug_assertions, feature = "testing"));
+/// Whether locks are validated (`crate::order`), in builds with debug assertions.
+pub const VALIDATED: bool = true;
 /// Most CPUs.
 pub const MAX_CPUS: usize = abi::MAX_CPUS;
 /// Sequence cells, hence running transactions at one time.

@@ -8,6 +8,7 @@
 use core::ptr::NonNull;
 
 use super::Rcu;
+use crate::order;
 use crate::primitive::{AtomicUsize, MAX_CPUS, Ordering, UnsafeCell, weaken};
 use crate::{CpuId, Platform, point};
 
@@ -239,7 +240,13 @@ impl<P: Platform> Rcu<P> {
 
     /// Sleeps until every callback queued before the call, on any CPU, has run. The caller is in no read section and no
     /// callback, and holds no spin lock.
+    ///
+    /// # Panics
+    /// In debug builds, where nobody may sleep ([`crate::order::may_sleep`]).
+    #[track_caller]
     pub fn barrier(&self) {
+        order::may_sleep::<P>();
+        let _waiting = self.waiting(self.target());
         let remaining = AtomicUsize::new(0);
         let entries: [Entry; MAX_CPUS] =
             core::array::from_fn(|_| Entry { head: RcuHead::new(), remaining: &raw const remaining });

@@ -31,6 +31,7 @@ use core::sync::atomic::AtomicU32;
 use abi::event::Kind;
 
 use self::callbacks::Callbacks;
+use crate::order::{self, Class, Mode, NO_RANGE, Wait, Waiting};
 use crate::primitive::{AtomicU64, AtomicUsize, MAX_CPUS, Ordering, Padded, array_of, const_unless_loom, fence_named};
 use crate::primitive::{load_own, weaken};
 use crate::spin::{SpinLock, spin_lock};
@@ -74,7 +75,7 @@ impl<P: Platform> Rcu<P> {
                 cpus: array_of!(Padded(CpuState {
                     seen: AtomicU64::new(IDLE),
                     queued: AtomicUsize::new(0),
-                    callbacks: spin_lock(Callbacks::new()),
+                    callbacks: spin_lock(Class::RcuQueue, Callbacks::new()),
                     nesting: AtomicU32::new(0),
                     found: AtomicU64::new(0),
                 }); MAX_CPUS),
@@ -89,11 +90,13 @@ impl<P: Platform> Rcu<P> {
     /// Begins a read section: pointers found inside stay valid until the guard is dropped. Sections nest. The thread must
     /// not sleep in one.
     #[inline]
+    #[track_caller]
     pub fn read(&self) -> RcuGuard<'_, P> {
         let own = self.own();
         debug_assert!(load_own(&own.seen) != IDLE, "RCU read section on an idle or offline CPU");
         // Interrupt handlers' sections nest inside the store, so a plain load and store do.
         own.nesting.store(own.nesting.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        order::acquired::<P>(Class::RcuRead, Mode::Read, address_of(&own.nesting), NO_RANGE);
         RcuGuard { nesting: &own.nesting, not_send: PhantomData }
     }
 
@@ -146,7 +149,13 @@ impl<P: Platform> Rcu<P> {
 
     /// Sleeps until a grace period has begun and ended: afterwards no read section is open that was open at the call.
     /// The caller is in no read section and holds no spin lock.
+    ///
+    /// # Panics
+    /// In debug builds, where nobody may sleep ([`crate::order::may_sleep`]).
+    #[track_caller]
     pub fn synchronize(&self) {
+        order::may_sleep::<P>();
+        let _waiting = self.waiting(self.target());
         let target = self.target();
         while !self.reached(target) {
             self.wait_a_little(target);
@@ -224,6 +233,13 @@ impl<P: Platform> Rcu<P> {
         laggards
     }
 
+    /// Names the wait for grace period `target`, while the result lives.
+    #[track_caller]
+    fn waiting(&self, target: u64) -> Waiting<P> {
+        let laggards = if order::CHECKED { self.laggards(target).0 } else { 0 };
+        Waiting::new(Wait::GracePeriod, Class::RcuRead, laggards, NO_RANGE)
+    }
+
     /// Asks those who have not reported, and sleeps for a moment.
     fn wait_a_little(&self, target: u64) {
         debug_assert!(!self.in_reader(), "waiting for a grace period inside a read section");
@@ -243,6 +259,10 @@ impl<P: Platform> Default for Rcu<P> {
     }
 }
 
+fn address_of(nesting: &AtomicU32) -> u64 {
+    core::ptr::from_ref(nesting).addr() as u64
+}
+
 /// A read section is open while this lives. Not to be sent, nor kept over a sleep.
 #[must_use]
 pub struct RcuGuard<'a, P: Platform> {
@@ -253,6 +273,7 @@ pub struct RcuGuard<'a, P: Platform> {
 impl<P: Platform> Drop for RcuGuard<'_, P> {
     #[inline]
     fn drop(&mut self) {
+        order::released::<P>(Class::RcuRead, address_of(self.nesting));
         self.nesting.store(self.nesting.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
     }
 }

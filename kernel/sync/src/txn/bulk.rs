@@ -9,6 +9,7 @@ use abi::{Counter, Errno};
 
 use super::{Abort, Txn};
 use crate::fair::{FairRwLock, ReadGuard};
+use crate::order::Class;
 use crate::primitive::{AtomicU64, Ordering, Padded, const_unless_loom, fence_named, weaken};
 use crate::{Counters, CpuId, CpuSet, Platform, TransactionEdge, VmaLocks, point};
 
@@ -23,7 +24,7 @@ impl<P: Platform> UpdateLock<P> {
     const_unless_loom! {
         /// Open; no CPU runs the address space.
         pub fn new() -> Self {
-            UpdateLock { lock: FairRwLock::new(), cpus: Padded(AtomicU64::new(0)) }
+            UpdateLock { lock: FairRwLock::new(Class::Update), cpus: Padded(AtomicU64::new(0)) }
         }
     }
 
@@ -58,6 +59,7 @@ impl<P: Platform> UpdateLock<P> {
     }
 
     /// Keeps transactions out while the guard lives: for walkers that want to see one state of the whole. May sleep.
+    #[track_caller]
     pub fn read(&self) -> ReadGuard<'_, P> {
         self.lock.read()
     }
@@ -75,6 +77,10 @@ impl<P: Platform> Default for UpdateLock<P> {
 ///
 /// # Errors
 /// What the body says. It has published nothing then.
+///
+/// # Panics
+/// In debug builds, if the lock order forbids a transaction here.
+#[track_caller]
 pub fn update<P: Platform, T>(
     space: &UpdateLock<P>,
     locks: &VmaLocks<P>,

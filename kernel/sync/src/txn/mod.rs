@@ -18,6 +18,7 @@ use core::ops::Range;
 use abi::event::Kind;
 use abi::{Counter, Errno};
 
+use crate::order::{self, Class, Mode, NO_RANGE};
 use crate::primitive::{fence_named, mutant};
 use crate::vma_lock::OwnedCell;
 use crate::{AllocError, Counters, Mark, Platform, VmaLock, VmaLocks, point};
@@ -48,11 +49,34 @@ pub struct Txn<'a, P: Platform> {
     space: &'a UpdateLock<P>,
     locks: &'a VmaLocks<P>,
     counters: &'a Counters<P>,
+    /// Goes before the cell.
+    _record: Record<P>,
     cell: OwnedCell<'a, P>,
     /// Hull of the ranges marked so far; empty at first.
     hull: RefCell<Range<u64>>,
     /// Whether every mark so far has been settled over the whole hull.
     settled: Cell<bool>,
+}
+
+/// Says to the lock-order validator that the running context has a transaction open.
+struct Record<P: Platform> {
+    mark: Mark,
+    platform: PhantomData<*const P>,
+}
+
+impl<P: Platform> Record<P> {
+    #[track_caller]
+    fn new(mark: Mark) -> Self {
+        order::before::<P>(Class::Transaction, mark.word());
+        order::acquired::<P>(Class::Transaction, Mode::Write, mark.word(), NO_RANGE);
+        Record { mark, platform: PhantomData }
+    }
+}
+
+impl<P: Platform> Drop for Record<P> {
+    fn drop(&mut self) {
+        order::released_marks::<P>(self.mark.word());
+    }
 }
 
 /// Proof that no fault is inside what the transaction has marked, and that none will enter before its end. Marking more
@@ -63,9 +87,12 @@ pub struct Settled<'t> {
 
 impl<'a, P: Platform> Txn<'a, P> {
     /// Begins a transaction. The update protocol has made sure that it may.
+    #[track_caller]
     fn begin(space: &'a UpdateLock<P>, locks: &'a VmaLocks<P>, counters: &'a Counters<P>) -> Self {
         counters.bump(Counter::Txn);
-        Txn { space, locks, counters, cell: locks.cells.take(), hull: RefCell::new(0..0), settled: Cell::new(true) }
+        let cell = locks.cells.take();
+        let record = Record::new(cell.mark());
+        Txn { space, locks, counters, _record: record, cell, hull: RefCell::new(0..0), settled: Cell::new(true) }
     }
 
     /// Marks a published VMA, which covers `range` (page-aligned addresses). It is locked from the next
@@ -73,6 +100,10 @@ impl<'a, P: Platform> Txn<'a, P> {
     ///
     /// # Errors
     /// [`Abort::Restart`], if another transaction goes first; not under `bulk`.
+    ///
+    /// # Panics
+    /// In debug builds, if the lock order forbids it.
+    #[track_caller]
     pub fn mark(&mut self, lock: &VmaLock, range: Range<u64>) -> Result<(), Abort> {
         let own = self.own_mark();
         let hull = self.hull.get_mut();
@@ -80,8 +111,10 @@ impl<'a, P: Platform> Txn<'a, P> {
         if hull.start <= range.start && range.end <= hull.end && lock.carries(own) {
             return Ok(());
         }
+        order::before::<P>(Class::VmaWrite, own.word());
         lock.set_mark(own);
         point!(P, "mark-stored");
+        order::acquired::<P>(Class::VmaWrite, Mode::Write, own.word(), range.clone());
         self.counters.bump(Counter::VmaMarked);
         P::event(Kind::Mark, range.start, range.end);
         *hull = if hull.is_empty() { range } else { hull.start.min(range.start)..hull.end.max(range.end) };
@@ -95,13 +128,19 @@ impl<'a, P: Platform> Txn<'a, P> {
     ///
     /// # Errors
     /// [`Abort::Restart`], if another transaction goes first; not under `bulk`.
+    ///
+    /// # Panics
+    /// In debug builds, where nobody may wait for other CPUs ([`crate::order::may_sleep`]).
+    #[track_caller]
     pub fn settle(&self) -> Result<Settled<'_>, Abort> {
+        order::may_sleep::<P>();
         if !self.settled.replace(true) && !mutant("settle-skipped") {
             self.wait_for_faults();
         }
         Ok(Settled { txn: PhantomData })
     }
 
+    #[track_caller]
     fn wait_for_faults(&self) {
         let early = mutant("settle-mask-before-fence").then(|| self.space.cpus());
         point!(P, "settle-fencing");

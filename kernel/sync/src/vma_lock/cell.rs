@@ -15,6 +15,7 @@ use core_alloc::boxed::Box;
 
 use super::Mark;
 use crate::alloc::try_box_slice;
+use crate::order::{Class, NO_RANGE, Wait};
 use crate::primitive::{AtomicBool, AtomicU64, CELLS, Ordering, Padded, fence_named, mutant, weaken};
 use crate::{AllocError, Interruptible, Platform, WaitQueue, point};
 
@@ -71,9 +72,11 @@ impl<P: Platform> Cells<P> {
     }
 
     /// A cell for a new transaction, which begins here. Sleeps if all are taken.
+    #[track_caller]
     pub(crate) fn take(&self) -> OwnedCell<'_, P> {
         let mut taken = None;
-        self.starved.wait_until(
+        self.starved.wait_for(
+            (Wait::Cell, Class::Transaction, 0, NO_RANGE),
             || {
                 taken = self.try_take();
                 taken.is_some()
@@ -85,7 +88,8 @@ impl<P: Platform> Cells<P> {
         // Relaxed: only owners write it, and the last one's end came with its cell (Acquire in `try_take`).
         let sequence = self.cells[number].0.sequence.load(Ordering::Relaxed);
         point!(P, "cell-taken");
-        OwnedCell { cells: self, mark: Mark::new(number, sequence), not_send: PhantomData }
+        let mark = Mark::new(number, sequence);
+        OwnedCell { cells: self, mark, not_send: PhantomData }
     }
 
     fn try_take(&self) -> Option<usize> {

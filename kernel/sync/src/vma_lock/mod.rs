@@ -26,6 +26,7 @@ pub(crate) use cell::OwnedCell;
 pub use mark::{Mark, ReadRefused, VmaLock};
 pub use slot::{FaultSection, Slots};
 
+use crate::order::{self, Class, Wait};
 use crate::{AllocError, Interruptible, Platform};
 
 /// The machine-wide half of the VMA locks: every CPU's slot, and the sequence cells of running transactions.
@@ -47,8 +48,15 @@ impl<P: Platform> VmaLocks<P> {
 
     /// Sleeps until the transaction that set `mark` has ended; returns at once if it has. The caller is in no fault
     /// section and no RCU read section (it may have to look its VMA up again anyway), and has no transaction open.
-    pub fn wait_for_end(&self, mark: Mark) {
+    /// `addr`: the address that it wants to look up, for reports.
+    ///
+    /// # Panics
+    /// In debug builds, if the lock order forbids it.
+    #[track_caller]
+    pub fn wait_for_end(&self, mark: Mark, addr: u64) {
+        order::before::<P>(Class::Transaction, mark.word());
         let cell = self.cells.of(mark);
-        cell.sleepers.wait_until(|| !cell.is_running(mark), None, Interruptible::No);
+        let what = (Wait::TransactionEnd, Class::Transaction, mark.word(), addr..addr + 1);
+        cell.sleepers.wait_for(what, || !cell.is_running(mark), None, Interruptible::No);
     }
 }

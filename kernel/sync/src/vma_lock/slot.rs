@@ -14,6 +14,7 @@ use core_alloc::boxed::Box;
 
 use super::VmaLocks;
 use crate::alloc::try_box_slice;
+use crate::order::{self, Class, Mode, Wait, Waiting};
 use crate::primitive::{AtomicU64, MAX_CPUS, Ordering, Padded, fence_named, load_own, mutant, weaken};
 use crate::{AllocError, CpuId, Platform, point};
 
@@ -27,6 +28,13 @@ struct Slot {
     word: AtomicU64,
     /// Faults so far. Touched by its own CPU with interrupts off only, hence Relaxed throughout.
     faults: AtomicU64,
+}
+
+impl Slot {
+    /// What the lock-order validator and reports know it by.
+    fn address(&self) -> u64 {
+        core::ptr::from_ref(&self.word).addr() as u64
+    }
 }
 
 /// Every CPU's slot.
@@ -47,6 +55,7 @@ impl<P: Platform> Slots<P> {
 
     /// Waits for the fault of `cpu`, if it is in `range`, to end. The caller has marked and fenced. Returns whether there
     /// was one. The wait is bounded: at most one fault, which never sleeps.
+    #[track_caller]
     pub(crate) fn wait_for_fault(&self, cpu: CpuId, range: &Range<u64>) -> bool {
         let word = &self.slots[cpu.index()].0.word;
         // Acquire, here and in the loop: a fault that is over happened before what the writer does next.
@@ -55,6 +64,9 @@ impl<P: Platform> Slots<P> {
             return false;
         }
         point!(P, "settle-waiting");
+        let page = seen & PAGE_MASK;
+        let address = core::ptr::from_ref(word).addr() as u64;
+        let _waiting = Waiting::<P>::new(Wait::FaultEnd, Class::VmaRead, address, page..page + abi::PAGE_SIZE);
         // Until it *changes*: a stream of faults, perhaps of another process at the same addresses, is not waited for.
         while word.load(weaken("slot-wait-acquire", Ordering::Acquire)) == seen {
             P::relax();
@@ -69,12 +81,19 @@ impl<P: Platform> VmaLocks<P> {
     ///
     /// While the section lives: no sleep, no access to user memory, no wait for anything that a transaction may hold.
     /// The CPU has joined the address space ([`crate::UpdateLock::join`]). Look-ups and checks come after this call.
+    ///
+    /// # Panics
+    /// In debug builds, if the lock order forbids it.
     #[inline]
+    #[track_caller]
     pub fn enter(&self, addr: u64) -> Option<FaultSection<'_, P>> {
         let slot = self.slots.own();
         if load_own(&slot.word) != 0 {
             return None;
         }
+        let page = addr & PAGE_MASK;
+        order::before::<P>(Class::VmaRead, slot.address());
+        order::acquired::<P>(Class::VmaRead, Mode::Read, slot.address(), page..page + abi::PAGE_SIZE);
         let count = load_own(&slot.faults).wrapping_add(1);
         slot.faults.store(count, Ordering::Relaxed);
         let mut word = addr & PAGE_MASK | (count & COUNT_MASK) << COUNT_SHIFT | BUSY;
@@ -103,6 +122,7 @@ impl<P: Platform> Drop for FaultSection<'_, P> {
     #[inline]
     fn drop(&mut self) {
         point!(P, "slot-leaving");
+        order::released::<P>(Class::VmaRead, self.slot.address());
         // Release: all that the fault did comes before the changes of a writer that waited for it.
         self.slot.word.store(0, weaken("slot-clear-release", Ordering::Release));
     }
