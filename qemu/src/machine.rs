@@ -20,7 +20,7 @@ use crate::image::Built;
 use crate::nested::{answer, on_path};
 use crate::run::{Event, Run};
 use crate::say::say;
-use crate::{ports, session};
+use crate::session;
 
 /// Fewest MiB of memory that the firmware and the kernel boot with.
 pub const MIN_MEM_MIB: u32 = 128;
@@ -266,7 +266,8 @@ impl Machine {
         session::run(self, &Emulator::find()?, on)
     }
 
-    /// QEMU's command line. `dir` is a directory of this machine's own for the files that go with it.
+    /// QEMU's command line, but for the serial ports ([`crate::ports`]). `dir` is a directory of this machine's own for the
+    /// files that go with it.
     pub(crate) fn command(&self, emulator: &Emulator, dir: &Path) -> Result<Command> {
         let mut command = killed_with_us(&emulator.qemu);
         command.args(["-nodefaults", "-display", "none", "-machine", "q35", "-cpu", "max,-la57,-erms"]);
@@ -287,7 +288,6 @@ impl Machine {
         command.args(["-device", "pvpanic"]);
         // Tells a triple fault from any other reset.
         command.args(["-d", "cpu_reset"]).arg("-D").arg(resets(dir));
-        ports::describe(self.time, dir, &mut command);
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         command.arg("-chardev").arg(joined("socket,id=monitor,path=", &monitor_socket(dir)));
         command.args(["-mon", "chardev=monitor,mode=control"]);

@@ -7,7 +7,7 @@
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -27,28 +27,16 @@ pub(crate) struct Ports {
     pub(crate) input: Option<UnixStream>,
 }
 
-/// Puts the ports on QEMU's command line. The sockets are its file descriptors 0 and 1: no name to connect to, and nothing
-/// left over when one of us dies.
-pub(crate) fn describe(time: Time, dir: &Path, command: &mut Command) {
-    match time {
-        Time::Host => {
-            command.args(["-chardev", "socket,id=console,fd=1", "-chardev", "socket,id=stream,fd=0"]);
-        }
-        Time::Counted => {
-            command.arg("-chardev").arg(joined("file,id=console,path=", &console_file(dir)));
-            command.arg("-chardev").arg(joined("file,id=stream,path=", &stream_file(dir)));
-        }
-    }
-    command.args(["-serial", "chardev:console", "-serial", "chardev:stream"]);
-}
-
-/// Makes the ports for QEMU, about to be started by `command`. `ended` becomes true when it has ended.
+/// Makes the ports of the QEMU that `command` will start, and puts them on its command line. Sockets are its file descriptors
+/// 0 and 1: no name to connect to, and nothing left over when one of us dies. `ended` becomes true when QEMU has ended.
 ///
 /// # Errors
 /// There is no socket, or no file.
 pub(crate) fn open(time: Time, dir: &Path, command: &mut Command, ended: &Arc<AtomicBool>) -> Result<Ports> {
+    command.args(["-serial", "chardev:console", "-serial", "chardev:stream"]);
     match time {
         Time::Host => {
+            command.args(["-chardev", "socket,id=console,fd=1", "-chardev", "socket,id=stream,fd=0"]);
             let (console, console_end) = UnixStream::pair().context("cannot make a socket")?;
             let (stream, stream_end) = UnixStream::pair().context("cannot make a socket")?;
             command.stdin(OwnedFd::from(stream_end)).stdout(OwnedFd::from(console_end));
@@ -56,20 +44,15 @@ pub(crate) fn open(time: Time, dir: &Path, command: &mut Command, ended: &Arc<At
             Ok(Ports { console: Box::new(console), stream: Box::new(stream), input })
         }
         Time::Counted => {
-            let tail = |path: PathBuf| {
+            let mut file = |name: &str| {
+                let path = dir.join(name);
+                command.arg("-chardev").arg(joined(&format!("file,id={name},path="), &path));
                 let tail = Tail::new(&path, ended).with_context(|| format!("cannot make {}", path.display()))?;
                 anyhow::Ok(Box::new(tail))
             };
+            let (console, stream) = (file("console")?, file("stream")?);
             command.stdin(Stdio::null()).stdout(Stdio::null());
-            Ok(Ports { console: tail(console_file(dir))?, stream: tail(stream_file(dir))?, input: None })
+            Ok(Ports { console, stream, input: None })
         }
     }
-}
-
-fn console_file(dir: &Path) -> PathBuf {
-    dir.join("console")
-}
-
-fn stream_file(dir: &Path) -> PathBuf {
-    dir.join("stream")
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use qemu::{Built, Machine, Outcome, Run, Symbols, TestResult, Verdict};
+use qemu::{Built, Entry, Machine, Outcome, Run, Symbols, TestResult, Verdict};
 
 use crate::turn;
 
@@ -36,6 +36,7 @@ pub enum Show {
 pub struct SharedBoots {
     image: Built,
     cpus: u32,
+    entry: Entry,
     names: Vec<String>,
     show: Show,
     done: OnceLock<BTreeMap<String, Report>>,
@@ -43,9 +44,9 @@ pub struct SharedBoots {
 }
 
 impl SharedBoots {
-    /// Boots of `image` with `cpus` CPUs, for the tests `names`. Nothing runs yet.
-    pub fn new(image: Built, cpus: u32, names: Vec<String>, show: Show) -> SharedBoots {
-        SharedBoots { image, cpus, names, show, done: OnceLock::new(), last_verdict: Mutex::new(None) }
+    /// Boots of `image` with `cpus` CPUs, entered in this way, for the tests `names`. Nothing runs yet.
+    pub fn new(image: Built, cpus: u32, entry: Entry, names: Vec<String>, show: Show) -> SharedBoots {
+        SharedBoots { image, cpus, entry, names, show, done: OnceLock::new(), last_verdict: Mutex::new(None) }
     }
 
     /// What became of the test `name`. The first who asks runs them all.
@@ -84,7 +85,7 @@ impl SharedBoots {
         while !rest.is_empty() {
             let run = {
                 let _turn = turn::take();
-                Machine::new(&self.image).cpus(self.cpus).timeout(LIMIT).tests(&rest).run()
+                Machine::new(&self.image).cpus(self.cpus).entry(self.entry).timeout(LIMIT).tests(&rest).run()
             };
             let run = match run {
                 Ok(run) => run,
@@ -114,7 +115,11 @@ impl SharedBoots {
     fn tell(&self, run: &Run) {
         let slowest = run.tests.iter().max_by_key(|test| test.took);
         let slowest = slowest.map_or(String::new(), |test| format!(", slowest {} ({:.0?})", test.name, test.took));
-        eprintln!("[{} CPUs: {} tests in {:.1?}{slowest}]", self.cpus, run.tests.len(), run.elapsed);
+        let entry = match self.entry {
+            Entry::Uefi => "",
+            Entry::Direct => " without firmware",
+        };
+        eprintln!("[{} CPUs{entry}: {} tests in {:.1?}{slowest}]", self.cpus, run.tests.len(), run.elapsed);
         if self.show == Show::Everything {
             for test in &run.tests {
                 eprintln!("[{} CPUs: {} {:?} {:.1?}]", self.cpus, test.name, test.outcome, test.took);

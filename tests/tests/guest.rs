@@ -1,4 +1,4 @@
-//! Every test inside the booted kernel, by name, on 1 to 64 CPUs: `cpus4::NAME`. Tests that must panic have boots
+//! Every test inside the booted kernel, by name, on 1 to 64 CPUs: `cpus4::NAME`; on 2, 8 and 64 without firmware. Tests that must panic have boots
 //! of their own: `panics::NAME`. With `--nocapture`, durations and logs of those that pass are shown too.
 
 use std::process::ExitCode;
@@ -7,10 +7,18 @@ use std::sync::Arc;
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 use qemu::registry::{Ends, guest_tests};
-use qemu::{Built, Image};
+use qemu::{Built, Entry, Image};
 use tests::guest::{self, SharedBoots, Show};
 
-const CPUS: [u32; 6] = [1, 2, 4, 8, 32, 64];
+/// Machines: CPUs, and how they come to the kernel, which must not matter to any test.
+const MACHINES: [(u32, Entry); 6] = [
+    (1, Entry::Uefi),
+    (2, Entry::Direct),
+    (4, Entry::Uefi),
+    (8, Entry::Direct),
+    (32, Entry::Uefi),
+    (64, Entry::Direct),
+];
 
 /// CPUs of the machines on which tests panic: the others must be stopped.
 const PANIC_CPUS: u32 = 4;
@@ -30,11 +38,16 @@ fn trials(arguments: &Arguments) -> Result<Vec<Trial>> {
     let image = qemu::kernel_image(Image::Guest)?;
     let tests = guest_tests(&image.elf)?;
     let mut trials = Vec::new();
-    for cpus in CPUS {
+    for (cpus, entry) in MACHINES {
         let names = tests.iter().filter(|test| test.ends == Ends::Returning).map(|test| &test.name);
         // A boot runs what the filter lets through, and no more.
         let chosen = names.filter(|name| passes(arguments, &trial_name(cpus, name))).cloned().collect::<Vec<_>>();
-        trials.extend(on(&image, cpus, chosen, if arguments.nocapture { Show::Everything } else { Show::Summary }));
+        trials.extend(on(
+            &image,
+            (cpus, entry),
+            chosen,
+            if arguments.nocapture { Show::Everything } else { Show::Summary },
+        ));
     }
     for test in tests.into_iter().filter(|test| test.ends == Ends::Panicking) {
         let image = image.clone();
@@ -46,11 +59,11 @@ fn trials(arguments: &Arguments) -> Result<Vec<Trial>> {
 }
 
 /// The trials of machines with `cpus` CPUs.
-fn on(image: &Built, cpus: u32, names: Vec<String>, show: Show) -> Vec<Trial> {
+fn on(image: &Built, (cpus, entry): (u32, Entry), names: Vec<String>, show: Show) -> Vec<Trial> {
     if names.is_empty() {
         return Vec::new();
     }
-    let boots = Arc::new(SharedBoots::new(image.clone(), cpus, names.clone(), show));
+    let boots = Arc::new(SharedBoots::new(image.clone(), cpus, entry, names.clone(), show));
     let mut trials = Vec::new();
     for name in names {
         let boots = Arc::clone(&boots);
