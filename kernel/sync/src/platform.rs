@@ -6,7 +6,6 @@
 
 use abi::Point;
 
-use crate::Mark;
 use crate::order::Held;
 
 /// Index of a CPU: `0..P::cpu_count()`.
