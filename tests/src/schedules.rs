@@ -1,8 +1,9 @@
-//! Loom over the shipped synchronisation code, and its mutants: what is there, how it is built, and how one is run.
+//! Loom and shuttle over the shipped code, and its mutants: what is there, how it is built, and how one is run.
 //!
-//! The models are ordinary test functions in `kernel/*/tests/loom_*.rs`, compiled with `--cfg loom` into a target
-//! directory of their own. A **mutant** is one ordering or fence of the shipped code that the environment variable
-//! `TESSERA_MUTANT` weakens; the package's `tests/mutants.list` names each, with a model that must fail with it:
+//! The models are ordinary test functions in `kernel/*/tests/loom_*.rs` and `shuttle_*.rs`, compiled with `--cfg loom` or
+//! `--cfg shuttle` into target directories of their own. A **mutant** is one ordering, fence or step of the shipped code that the
+//! environment variable `TESSERA_MUTANT` weakens; the package's `tests/mutants.list` names each, with a loom model that must
+//! fail with it, and `tests/shuttle.list` those that a shuttle model must find, too:
 //!
 //! ```text
 //! # name              file        test
@@ -26,9 +27,45 @@ const PACKAGES: [&str; 3] = ["sync", "mm", "linux"];
 /// How long one model may take. Generous: the limit is there for models that never end.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// One test function that runs under loom.
+/// What runs a model's schedules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Explorer {
+    /// All schedules of a few steps, and weak memory.
+    Loom,
+    /// Many schedules of many steps.
+    Shuttle,
+}
+
+impl Explorer {
+    const ALL: [Explorer; 2] = [Explorer::Loom, Explorer::Shuttle];
+
+    /// Its name: what files begin with, and the build's `cfg`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Explorer::Loom => "loom",
+            Explorer::Shuttle => "shuttle",
+        }
+    }
+
+    /// The file that names what its models must find.
+    fn list(self) -> &'static str {
+        match self {
+            Explorer::Loom => "mutants.list",
+            Explorer::Shuttle => "shuttle.list",
+        }
+    }
+
+    /// Whose model `file` is.
+    fn of(file: &str) -> Option<Explorer> {
+        Explorer::ALL.into_iter().find(|explorer| file.split_once('_').is_some_and(|(name, _)| name == explorer.name()))
+    }
+}
+
+/// One test function that runs in many schedules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
+    /// What runs it.
+    pub explorer: Explorer,
     /// The crate that is checked.
     pub package: String,
     /// The test target, which is the file's name.
@@ -58,10 +95,12 @@ pub fn models() -> Result<Vec<Model>> {
         for entry in entries {
             let path = entry?.path();
             let Some(file) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
-            if file.starts_with("loom_") && path.extension().is_some_and(|extension| extension == "rs") {
+            if let Some(explorer) = Explorer::of(file)
+                && path.extension().is_some_and(|extension| extension == "rs")
+            {
                 let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 for test in test_functions(&text) {
-                    models.push(Model { package: package.into(), file: file.into(), test: test.into() });
+                    models.push(Model { explorer, package: package.into(), file: file.into(), test: test.into() });
                 }
             }
         }
@@ -93,14 +132,16 @@ fn test_functions(text: &str) -> Vec<&str> {
 /// A list cannot be read, has a line that is not understood, or names a model that does not exist.
 pub fn mutants(models: &[Model]) -> Result<Vec<Mutant>> {
     let mut mutants = Vec::new();
-    for package in PACKAGES {
-        let path = tests_of(package).join("mutants.list");
+    for (package, explorer) in
+        PACKAGES.into_iter().flat_map(|package| Explorer::ALL.map(|explorer| (package, explorer)))
+    {
+        let path = tests_of(package).join(explorer.list());
         let Ok(text) = fs::read_to_string(&path) else { continue };
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let words: Vec<&str> = line.split_whitespace().collect();
             let [name, file, test] = words[..] else { bail!("{}: not understood: {line}", path.display()) };
-            let model =
-                models.iter().find(|model| (&*model.package, &*model.file, &*model.test) == (package, file, test));
+            let named = |model: &&Model| (&*model.package, &*model.file, &*model.test) == (package, file, test);
+            let model = models.iter().filter(|model| model.explorer == explorer).find(named);
             let model = model.with_context(|| format!("{}: no such model: {line}", path.display()))?;
             mutants.push(Mutant { name: name.into(), caught_by: model.clone() });
         }
@@ -139,30 +180,36 @@ pub fn check_mutant(mutant: &Mutant) -> Result<()> {
 }
 
 fn run(model: &Model, mutant: Option<&str>) -> Result<child::Finished> {
-    let executable = executables()
+    let executable = executables(model.explorer)
         .get(&(model.package.clone(), model.file.clone()))
         .with_context(|| format!("{} of package {} was not built", model.file, model.package))?;
     let mut command = Command::new(executable);
     command.args(["--exact", &model.test, "--nocapture", "--test-threads=1"]);
-    // Loom shows the schedule that failed at this level of detail without being asked again.
-    command.env_remove("TESSERA_MUTANT").env_remove("LOOM_LOG");
+    // What they show of a schedule that failed, and which schedules they try, is not for the environment to say.
+    for name in ["TESSERA_MUTANT", "TESSERA_SEED", "TESSERA_SCHEDULES", "LOOM_LOG"] {
+        command.env_remove(name);
+    }
     if let Some(mutant) = mutant {
         command.env("TESSERA_MUTANT", mutant);
     }
     child::run(&mut command, &[], LIMIT)
 }
 
-/// Builds all models once, and says where each file's executable stands. Failure of the build is a failure of every test.
-fn executables() -> &'static BTreeMap<(String, String), PathBuf> {
-    static BUILT: OnceLock<BTreeMap<(String, String), PathBuf>> = OnceLock::new();
-    BUILT.get_or_init(|| build().unwrap_or_else(|error| panic!("the models cannot be built: {error:#}")))
+/// Builds all models of one explorer once, and says where each file's executable stands. Failure of the build is a failure of
+/// every test.
+fn executables(explorer: Explorer) -> &'static BTreeMap<(String, String), PathBuf> {
+    static BUILT: [OnceLock<BTreeMap<(String, String), PathBuf>>; 2] = [OnceLock::new(), OnceLock::new()];
+    let name = explorer.name();
+    BUILT[explorer as usize]
+        .get_or_init(|| build(explorer).unwrap_or_else(|error| panic!("the {name} models cannot be built: {error:#}")))
 }
 
-fn build() -> Result<BTreeMap<(String, String), PathBuf>> {
-    let models = models()?;
+fn build(explorer: Explorer) -> Result<BTreeMap<(String, String), PathBuf>> {
+    let name = explorer.name();
+    let models: Vec<Model> = models()?.into_iter().filter(|model| model.explorer == explorer).collect();
     let mut command = qemu::nested::command("cargo");
     command.current_dir(root()).args(["test", "--no-run", "--release", "--message-format=json-render-diagnostics"]);
-    command.arg("--target-dir").arg(root().join("target/loom")).env("RUSTFLAGS", "--cfg loom");
+    command.arg("--target-dir").arg(root().join("target").join(name)).env("RUSTFLAGS", format!("--cfg {name}"));
     for package in PACKAGES.iter().filter(|package| models.iter().any(|model| model.package == **package)) {
         command.args(["--package", package]);
     }
@@ -171,7 +218,7 @@ fn build() -> Result<BTreeMap<(String, String), PathBuf>> {
     for file in files {
         command.args(["--test", file]);
     }
-    eprintln!("building the loom models");
+    eprintln!("building the {name} models");
     let finished = child::run(&mut command, &[], Duration::from_secs(1800))?;
     ensure!(finished.status == 0, "{}", finished.err());
     let mut found = BTreeMap::new();

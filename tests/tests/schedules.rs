@@ -1,7 +1,9 @@
-//! Loom's exhaustive schedules of the shipped synchronisation code, and the mutants that they must catch.
+//! Loom's exhaustive schedules of the shipped synchronisation code, shuttle's random ones of that and of whole memory calls, and
+//! the mutants that they must catch.
 //!
-//! `sync::loom_x::test` runs a model on the code as it is. `mutant::NAME` weakens one ordering or fence, and passes when
-//! the model that is listed for it fails. (That the list is complete is a unit test of each crate.)
+//! `sync::loom_x::test` and `mm::shuttle_x::test` run a model on the code as it is. `mutant::loom::sync::NAME` weakens one
+//! ordering, fence or step, and passes when the model that is listed for it fails. (That loom's list is complete is a unit
+//! test.)
 
 use std::process::ExitCode;
 
@@ -25,11 +27,12 @@ fn trials() -> Result<Vec<Trial>> {
     let mutants = schedules::mutants(&models)?;
     let mut trials = Vec::new();
     for mutant in mutants {
-        let name = format!("mutant::{}::{}", mutant.caught_by.package, mutant.name);
+        let Model { explorer, package, .. } = &mutant.caught_by;
+        let name = format!("mutant::{}::{package}::{}", explorer.name(), mutant.name);
         trials.push(trial(name, move || schedules::check_mutant(&mutant)));
     }
     for model in models {
-        let Model { package, file, test } = &model;
+        let Model { package, file, test, .. } = &model;
         trials.push(trial(format!("{package}::{file}::{test}"), move || schedules::check(&model)));
     }
     Ok(trials)

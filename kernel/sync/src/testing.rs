@@ -5,8 +5,8 @@
 //! identity: a "physical address" is an address of host memory. What only some tests have (a software TLB, say) they
 //! install by [`set_hooks`].
 //!
-//! In loom models the same functions stand on loom's threads; time stands still but for sleeps, each of which ends at its
-//! deadline unless it is ended before.
+//! In models the same functions stand on loom's or shuttle's threads; time stands still but for sleeps, each of which ends at
+//! its deadline unless it is ended before.
 
 use core::cell::Cell;
 
@@ -15,15 +15,19 @@ use crate::{CpuId, CpuSet, FlushRequest, InterruptState, Platform, Point, Thread
 
 mod plant;
 mod point;
+#[cfg(shuttle)]
+mod schedules;
 
+#[cfg(shuttle)]
+pub use self::schedules::{explore, spawn};
 pub use plant::{is_planted, planted};
 pub use point::{at_point, run_seed, shaken};
 
 /// How many CPUs [`Host`] has.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub const HOST_CPUS: usize = 8;
 /// How many CPUs [`Host`] has.
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 pub const HOST_CPUS: usize = crate::primitive::MAX_CPUS;
 
 /// The platform of host tests.
@@ -251,7 +255,7 @@ impl Platform for Host {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod host {
     use core::cell::Cell;
     use std::collections::HashMap;
@@ -356,17 +360,22 @@ mod host {
     }
 }
 
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 mod host {
     use core::cell::Cell;
     use std::collections::HashMap;
     use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
+    #[cfg(loom)]
+    use loom as explorer;
+    #[cfg(shuttle)]
+    use shuttle as explorer;
+
     use super::{Local, ThreadId};
 
-    /// Nothing here is explored: loom runs one thread at a time, and switches only at its own operations.
+    /// Nothing here is explored: the explorer runs one thread at a time, and switches only at its own operations.
     struct Parker {
-        thread: loom::thread::Thread,
+        thread: explorer::thread::Thread,
         token: Mutex<bool>,
         interrupted: Mutex<bool>,
     }
@@ -394,12 +403,12 @@ mod host {
         }
     }
 
-    loom::thread_local! {
+    explorer::thread_local! {
         static THREAD: Registered = {
             static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
             let id = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let parker = Arc::new(Parker {
-                thread: loom::thread::current(),
+                thread: explorer::thread::current(),
                 token: Mutex::new(false),
                 interrupted: Mutex::new(false),
             });
@@ -412,7 +421,17 @@ mod host {
         };
     }
 
+    #[cfg(shuttle)]
+    std::thread_local! {
+        /// Who makes a machine before the model begins.
+        static OUTSIDE: Local = const { Local { cpu: Cell::new(0), interrupts: Cell::new(true), id: 0 } };
+    }
+
     pub(super) fn with<R>(f: impl FnOnce(&Local) -> R) -> R {
+        #[cfg(shuttle)]
+        if shuttle::current::try_get_current_task().is_none() {
+            return OUTSIDE.with(f);
+        }
         THREAD.with(|thread| f(&thread.local))
     }
 
@@ -430,7 +449,7 @@ mod host {
     }
 
     pub(super) fn yield_now() {
-        loom::thread::yield_now();
+        explorer::thread::yield_now();
     }
 
     pub(super) fn now_ns() -> u64 {
@@ -441,14 +460,14 @@ mod host {
         let parker = THREAD.with(|thread| thread.parker.clone());
         if let Some(deadline) = deadline_ns {
             // Others run, or not, before the deadline.
-            loom::thread::yield_now();
+            explorer::thread::yield_now();
             if !core::mem::take(&mut *flag(&parker.token)) {
                 THREAD.with(|thread| thread.now.set(thread.now.get().max(deadline)));
             }
             return;
         }
         while !core::mem::take(&mut *flag(&parker.token)) {
-            loom::thread::park();
+            explorer::thread::park();
         }
     }
 

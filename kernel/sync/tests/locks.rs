@@ -1,5 +1,5 @@
 //! Spin lock, wait queue, fair lock, allocation and counters over host threads.
-#![cfg(not(loom))]
+#![cfg(not(any(loom, shuttle)))]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;

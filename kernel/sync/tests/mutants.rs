@@ -1,5 +1,5 @@
 //! Every ordering, fence and planted mistake in the sources has its line in `mutants.list`, and the other way round.
-#![cfg(not(loom))]
+#![cfg(not(any(loom, shuttle)))]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
 //! Every schedule point of `abi::point` stands in the kernel's sources, once.
-#![cfg(not(loom))]
+#![cfg(not(any(loom, shuttle)))]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -249,6 +249,8 @@ pub const BUILD_FACADES: &[Allowed] = &[
 /// Which parts of the portable crates may have statics and print.
 pub const HOSTED_FACADES: &[Allowed] = &[
     Allowed { file: "kernel/sync/src/primitive/model", why: "a model's own state, in builds for the model only" },
+    Allowed { file: "kernel/sync/src/primitive/chosen", why: "as above" },
+    Allowed { file: "kernel/sync/src/primitive/scheduled", why: "as above" },
     Allowed { file: "kernel/sync/src/testing", why: "the hosted platform, behind the feature `testing`" },
     Allowed { file: "kernel/mm/src/testing", why: "the hosted machine, behind the feature `testing`" },
 ];

@@ -6,6 +6,8 @@ extern crate std;
 pub use loom::cell::UnsafeCell;
 pub use loom::sync::atomic::Ordering;
 
+pub use super::chosen::mutant;
+
 /// A loom atomic beside a second one that every access touches. loom prunes schedules by each atomic's last access
 /// alone: a thread that loads before it stores hides the loads of others from the search. Read-modify-writes of the
 /// second word, which order nothing, put every two accesses into both orders.
@@ -109,12 +111,6 @@ pub const CELLS: usize = 2;
 /// Buckets of the futex table in a model.
 pub const FUTEX_BUCKETS: usize = 2;
 
-/// Whether this run asked for the mistake called `name`. The environment is read once per process.
-pub fn mutant(name: &'static str) -> bool {
-    static CHOSEN: std::sync::OnceLock<std::option::Option<std::string::String>> = std::sync::OnceLock::new();
-    CHOSEN.get_or_init(|| std::env::var("TESSERA_MUTANT").ok()).as_deref() == Some(name)
-}
-
 /// `ordering`, or `Relaxed` if this run asked for it by `name`.
 pub fn weaken(name: &'static str, ordering: Ordering) -> Ordering {
     if mutant(name) { Ordering::Relaxed } else { ordering }
@@ -167,3 +163,6 @@ pub fn cleared(word: &AtomicBool) {
 pub fn store_over_rmw(word: &AtomicU64, value: u64, ordering: Ordering) {
     word.swap(value, ordering);
 }
+
+/// Nothing: loom switches at every access.
+pub fn switch() {}

@@ -2,29 +2,7 @@
 
 pub use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-/// As [`core::cell::UnsafeCell`], with loom's closures for access.
-#[derive(Debug, Default)]
-#[repr(transparent)]
-pub struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
-
-impl<T> UnsafeCell<T> {
-    /// A cell that holds `value`.
-    pub const fn new(value: T) -> Self {
-        UnsafeCell(core::cell::UnsafeCell::new(value))
-    }
-
-    /// Calls `f` with a pointer for reading. Whoever dereferences it proves that nobody writes meanwhile.
-    #[inline(always)]
-    pub fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
-        f(self.0.get())
-    }
-
-    /// Calls `f` with a pointer for writing. Whoever dereferences it proves that nobody else reads or writes.
-    #[inline(always)]
-    pub fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
-        f(self.0.get())
-    }
-}
+pub use super::cell::UnsafeCell;
 
 /// Whether schedule points ([`crate::point!`]) are compiled in.
 pub const POINTS: bool = cfg!(any(debug_assertions, feature = "testing"));
@@ -91,3 +69,7 @@ pub fn cleared(word: &AtomicBool) {
 pub fn store_over_rmw(word: &AtomicU64, value: u64, ordering: Ordering) {
     word.store(value, ordering);
 }
+
+/// Nothing: a place where a model's scheduler may run another thread.
+#[cfg(feature = "testing")]
+pub fn switch() {}

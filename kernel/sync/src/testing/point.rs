@@ -64,6 +64,7 @@ pub(super) fn pass(point: Point) {
     if let Some((_, act)) = planned {
         return act();
     }
+    crate::primitive::switch();
     let Some(state) = SHAKEN.get() else { return };
     let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     SHAKEN.set(Some(state));
