@@ -128,6 +128,7 @@ pub const LAYERS: &[Layers] = &[
                 "vma_lock::cell",
             ),
             because("the platform keeps each context's record of what it holds", "platform", "order"),
+            because("host tests say which mistake the code shall make", "primitive", "testing"),
         ],
     },
     Layers {

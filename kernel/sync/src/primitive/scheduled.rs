@@ -106,6 +106,8 @@ scheduled_integer!(AtomicU32, u32);
 scheduled_integer!(AtomicU64, u64);
 scheduled_integer!(AtomicUsize, usize);
 
+/// Not the order of locks either: a thread that waits for ever shows as such.
+pub const VALIDATED: bool = false;
 /// Schedule points are switches.
 pub const POINTS: bool = true;
 /// Most CPUs in a model.
