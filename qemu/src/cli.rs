@@ -26,6 +26,9 @@ const EXIT_STATUSES: &str = "Exit status: the program's own (128 and the signal'
     69 set-up or QEMU failed, 70 kernel panic, 71 machine reset, 72 refused by the kernel, 73 page frames missing at the \
     end, 74 broken stream, 124 time was up; of soak also 1 a program's own check failed, 130 stopped. All but the first come with a line on standard error.";
 
+/// The longest time limit on offer, in seconds: a day.
+const MAX_TIMEOUT_S: u32 = 86_400;
+
 /// Options of every command that boots a machine.
 #[derive(Clone, Debug, Args)]
 pub struct MachineOptions {
@@ -37,7 +40,7 @@ pub struct MachineOptions {
         value_parser = clap::value_parser!(u32).range(i64::from(MIN_MEM_MIB)..=i64::from(MAX_MEM_MIB)))]
     pub mem: Option<u32>,
     /// Stop the machine after this long, boot included [default: 60]
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TIMEOUT_S)))]
     pub timeout: Option<u32>,
     /// Show the kernel's log down to this level
     #[arg(long, global = true, value_name = "LEVEL")]
@@ -62,6 +65,9 @@ pub struct MachineOptions {
     /// What happens at schedule points, such as `seed=7;*=delay:50:1/16`, or `list` for their names
     #[arg(long, global = true, value_name = "SPEC", conflicts_with = "release")]
     pub points: Option<String>,
+    /// Wait for gdb before the first instruction, and say what to type; no time limit then, unless --timeout gives one
+    #[arg(long, global = true)]
+    pub gdb: bool,
     /// Boot this kernel, as cargo left it, instead of building one from the sources
     #[arg(long, global = true, value_name = "ELF", hide = true)]
     pub kernel: Option<PathBuf>,
@@ -113,7 +119,9 @@ impl MachineOptions {
 
     /// Longest time that the machine may run.
     pub fn time_limit(&self) -> Duration {
-        Duration::from_secs(self.timeout.unwrap_or(60).into())
+        // Somebody who debugs thinks; but nothing waits for ever.
+        let unasked = if self.gdb { MAX_TIMEOUT_S } else { 60 };
+        Duration::from_secs(self.timeout.unwrap_or(unasked).into())
     }
 }
 

@@ -11,8 +11,10 @@ use crate::cli::{self, Cli, MachineOptions, NoCommand, RunOptions, Verb};
 use crate::cost;
 use crate::count::{Counting, Mode};
 use crate::doctor;
+use crate::gdb::Debugging;
 use crate::image::{Built, Image, disk_image, kernel_image};
 use crate::machine::{Machine, Stdin, Time};
+use crate::nested::on_path;
 use crate::program;
 use crate::programs::user_program;
 use crate::run::{Event, ProgramExit, Run, Verdict};
@@ -45,6 +47,10 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
     }
     if let Some(why) = machine.bad_points() {
         say(format_args!("--points: {why}"));
+        return status::BAD_INPUT;
+    }
+    if machine.gdb && !matches!(verb, None | Some(Verb::Run(_))) {
+        say("--gdb: only for `run` and the demonstration");
         return status::BAD_INPUT;
     }
     let result = match verb {
@@ -100,11 +106,28 @@ pub(crate) fn machine(image: &Built, options: &MachineOptions) -> Machine {
     machine.plant(&options.plant.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
+/// With `--gdb`: what lets a debugger in. The person is told what to type.
+fn debugging(options: &MachineOptions, image: &Built) -> Result<Option<Debugging>> {
+    if !options.gdb {
+        return Ok(None);
+    }
+    let debugging = Debugging::new(image)?;
+    if on_path("gdb").is_none() {
+        say("there is no gdb here: `apt-get install gdb` brings it");
+    }
+    say(format_args!("the machine waits for a debugger; in another terminal type:\n    {}", debugging.line()));
+    Ok(Some(debugging))
+}
+
 /// `cargo run`: boots, shows how, runs a program that uses the memory manager hard, and shows what was counted.
 fn demonstrate(options: &MachineOptions) -> Result<u8> {
     let image = image(options)?;
     let demo = user_program("demo")?;
-    let machine = machine(&image, options).program(&demo, ["demo"]).stats();
+    let mut machine = machine(&image, options).program(&demo, ["demo"]).stats();
+    let debugging = debugging(options, &image)?;
+    if let Some(debugging) = &debugging {
+        machine = debugging.of(machine);
+    }
     let mut out = io::stdout().lock();
     let run = machine.run_with(|event| {
         match event {
@@ -176,6 +199,10 @@ fn run_program(options: &MachineOptions, run: &RunOptions) -> Result<u8> {
     let counting = if run.count { Some(Counting::new(Mode::Count)?) } else { None };
     if let Some(counting) = &counting {
         machine = counting.of(machine);
+    }
+    let debugging = debugging(options, &image)?;
+    if let Some(debugging) = &debugging {
+        machine = debugging.of(machine);
     }
     let show_log = options.log.is_some();
     let mut out = io::stdout().lock();

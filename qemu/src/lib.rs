@@ -15,6 +15,7 @@
 //! | [`wire`], [`console`], [`stats`] | what do its bytes mean? |
 //! | [`monitor`], [`peek`], [`symbols`] | what is in the machine, and what are its addresses called? |
 //! | [`report`], [`backtrace`], [`recorder`] | what was each CPU doing? |
+//! | [`gdb`] | how does a debugger come in? |
 //! | [`cli`], [`launch`] | what does the person want? |
 //! | [`cost`] | what do a page fault and an `munmap` cost? |
 //! | [`count`] | what did the machine do, seen from outside? |
@@ -43,6 +44,7 @@ pub mod count;
 pub mod doctor;
 pub mod draws;
 pub mod emulator;
+pub mod gdb;
 pub mod host;
 pub mod image;
 pub mod launch;

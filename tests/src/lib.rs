@@ -7,6 +7,7 @@
 //! | `guest` | a test inside the booted kernel, on 1 to 64 CPUs | itself |
 //! | `programs` | a user program, or a use of the launcher | the same program on the host's Linux |
 //! | `repeat` | counted time, and the boot without firmware | another run of the same seed |
+//! | `gdb` | a scripted session with a waiting machine | what the program in it is known to have mapped |
 //! | `layering` | a rule about the sources: which way they flow, where `unsafe` is | the sources, and a made-up tree that breaks it |
 //! | `setup` | what `doctor` says here and on an empty computer; on demand, set-up without rustup's downloads | a clean clone that boots |
 //! | `schedules` | a loom model of the shipped synchronisation code, or one of its mutants | loom; a mutant must fail |
