@@ -443,6 +443,7 @@ class UpToEntry:
 class Tessera(gdb.Command):
     """What this kernel adds to gdb.
 
+    tessera break NAME    a breakpoint in a function by its name without type parameters, or the name's end
     tessera cpus          each CPU: what it runs, in which address space, whether it serves a fault
     tessera vmas [SPACE]  the mappings of an address space, with their locks
     tessera slots         each CPU's fault slot: idle, or page and count
@@ -549,6 +550,32 @@ def cr3():
     return int(gdb.selected_frame().read_register("cr3")) & (2**64 - 1)
 
 
+def without_generics(name):
+    """`mm::gather::Gather<..>::finish<..>` as people write it."""
+    while True:
+        shorter = re.sub(r"<[^<>]*>", "", name.replace("->", ""))
+        if shorter == name:
+            return name
+        name = shorter
+
+
+def set_break(argument):
+    """Stops in functions by their name without type parameters, or its end: tessera break Gather::finish"""
+    if not re.fullmatch(r"\w+(::\w+)*", argument):
+        raise gdb.GdbError("tessera break NAME")
+    file, places = None, []
+    for line in gdb.execute(f"info functions {argument.rsplit('::', 1)[-1]}", to_string=True).splitlines():
+        if line.startswith("File "):
+            file = line[len("File ") : -1]
+        found = re.match(r"(\d+):\s+(?:static )?fn (.*)", line)
+        if found and ("::" + without_generics(found[2]).split("(", 1)[0]).endswith("::" + argument):
+            places.append(f"{file}:{found[1]}")
+    for place in dict.fromkeys(places):
+        gdb.execute(f"break {place}")
+    if not places:
+        raise gdb.GdbError(f"no function {argument} of its own (it may be part of its callers): break FILE:LINE")
+
+
 def show_tree(argument):
     """The range tree of an address space, node by node: tessera tree [SPACE]"""
     tree = space_argument(argument)["tree"]
@@ -571,6 +598,7 @@ def install():
     gdb.frame_filters[UpToEntry.name] = UpToEntry()
     Tessera()
     for name, run in [
+        ("break", set_break),
         ("cpus", show_cpus),
         ("vmas", show_vmas),
         ("slots", show_slots),

@@ -86,7 +86,7 @@ fn commands(root: &Path, elf: &Path, socket: &Path) -> String {
          target remote {socket}\n\
          # The machine stands before its first instruction. Breakpoints may be set now:\n\
          #     break kernel::boot::boot\n\
-         #     break mm::unmap::munmap\n\
+         #     tessera break call::memory::munmap\n\
          # `continue` lets it go; Ctrl-C stops it; `help tessera` lists what this kernel adds.\n",
         elf = elf.display(),
         root = root.display(),

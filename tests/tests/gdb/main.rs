@@ -143,7 +143,7 @@ fn judge(answers: &BTreeMap<String, String>) -> Result<()> {
         "a fault: backtrace",
         &["fault_locked", "at kernel/mm/src/fault.rs:", "linux::fault::user_fault", "at kernel/src/arch/trap.rs:"],
     )?;
-    has("a fault: list", &["return Fast::Unsure;"])?;
+    has("a fault: list", &["fn alloc_zeroed"])?;
     has("a fault: slots", &["busy at 0x100000008000, fault ", ": idle"])?;
     has("a fault: cpus", &["user (pid 1 tid 1) in address space 1, slot busy at 0x100000008000", "CPU 0", "CPU 1"])?;
     has("a fault: pt", &["4 KiB table, entry   8: empty"])?;
@@ -186,5 +186,7 @@ fn judge(answers: &BTreeMap<String, String>) -> Result<()> {
     has("help", &["tessera vmas", "tessera pt ADDR"])?;
     has("wrong", &["error: "])?;
     lacks("wrong", "Python")?;
+    has("break", &["file kernel/mm/src/gather.rs, line "])?;
+    has("nowhere", &["error: no function no_such_function"])?;
     Ok(())
 }

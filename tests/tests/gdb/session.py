@@ -33,7 +33,8 @@ class OnPage(gdb.Breakpoint):
 
 show("before the kernel", "tessera slots")
 
-fault = OnPage("kernel/mm/src/fault.rs:" + line_of("kernel/mm/src/fault.rs", '"fault-found"'))
+# Where a fault takes its frame: late on its path, and a function that is there however the rest is optimised.
+fault = OnPage("kernel/mm/src/frame/mod.rs:" + line_of("kernel/mm/src/frame/mod.rs", "fn alloc_zeroed"))
 gdb.execute("continue")
 show("a fault: backtrace", "backtrace")
 show("a fault: list", "list")
@@ -58,7 +59,7 @@ for name, address in [
     show(f"munmap: pt of {name}", f"tessera pt {address:#x}")
 call.delete()
 
-flush = gdb.Breakpoint("kernel/mm/src/gather.rs:" + line_of("kernel/mm/src/gather.rs", '"before-flush"'))
+show("break", "tessera break Gather::finish")
 gdb.execute("continue")
 show("shootdown: vmas", "tessera vmas")
 show("shootdown: cells", "tessera cells")
@@ -66,9 +67,10 @@ show("shootdown: cpus", "tessera cpus")
 show("shootdown: pt of doomed", f"tessera pt {DOOMED:#x}")
 show("shootdown: the space, printed", "print *self.space")
 show("shootdown: its tree, printed", "print self.space.tree")
-flush.delete()
+gdb.execute("delete")
 
 show("help", "help tessera")
 show("wrong", "tessera vmas 1 +")
+show("nowhere", "tessera break no_such_function")
 print("== end", flush=True)
 gdb.execute("detach")
