@@ -10,6 +10,9 @@ use super::source::Tree;
 /// Beginnings of absolute paths that exist on one person's machine only.
 const HOMES: [&str; 4] = ["home", "Users", "root", "workspace"];
 
+/// Names of examples.
+const NOBODY: [&str; 3] = ["me", "user", "you"];
+
 /// What the running system is called, as far as it tells one machine from another.
 pub fn here(root: &std::path::Path) -> Vec<String> {
     let mut names = vec![root.display().to_string()];
@@ -50,14 +53,16 @@ fn contains_word(line: &str, name: &str) -> bool {
     })
 }
 
-/// Whether a path in `line` begins with `/home/` and goes on with a name. One letter is nobody: examples use that.
+/// Whether a path in `line` begins with `/home/` and goes on with a name. One letter is nobody, as in examples.
 fn is_in_home(line: &str, home: &str) -> bool {
     let start = format!("/{home}/");
     line.match_indices(&start).any(|(at, _)| {
         let begins =
             line[..at].chars().next_back().is_none_or(|char| !char.is_alphanumeric() && !"_.-}$)/*".contains(char));
-        let name = line[at + start.len()..].chars().take_while(|&char| char.is_alphanumeric() || "_-.".contains(char));
-        begins && name.count() > 1
+        let rest = &line[at + start.len()..];
+        let end = rest.find(|char: char| !char.is_alphanumeric() && !"_-.".contains(char)).unwrap_or(rest.len());
+        let name = &rest[..end];
+        begins && name.len() > 1 && !name.starts_with('.') && !NOBODY.contains(&name)
     })
 }
 
@@ -104,7 +109,7 @@ mod tests {
             "https://docs.rs/x and http://127.0.0.1:1",
             "target/home/x, $HOME/x, a/root/b",
             "bigmachinery, /some/wherever",
-            "/home/x/tree is an example",
+            "/home/x/tree, /home/me and /home/.config/y are examples",
         ] {
             assert_eq!(findings(text), [], "{text}");
         }

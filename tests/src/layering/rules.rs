@@ -225,14 +225,15 @@ pub const LAYERS: &[Layers] = &[
             "peek ports",
             "backtrace recorder",
             "report",
-            "cli count session",
-            "soak",
+            "cli count gdb session",
+            "cost soak",
             "launch",
             "main",
         ],
         exceptions: &[
             because("starting a machine is a method of it", "machine", "session"),
             because("a soak makes and judges machines as the launcher's other verbs do", "soak", "launch"),
+            because("so does a measurement of costs", "cost", "launch"),
         ],
     },
 ];
