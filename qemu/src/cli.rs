@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::explain::Subject;
 use crate::machine::{Entry, MAX_MEM_MIB, MIN_MEM_MIB, Time};
 
 /// Boots the Tessera kernel in QEMU and runs a program on it. Without a command: a demonstration.
@@ -188,6 +189,9 @@ pub enum Verb {
     /// Run a static x86_64 Linux program: its streams and its exit status are passed through.
     #[command(override_usage = "cargo run -- run [OPTIONS] PROGRAM [ARGS]...")]
     Run(RunOptions),
+    /// Show the path of a page fault or an munmap through the kernel, from a real run: a first tour
+    #[command(override_usage = "cargo run -- explain fault|munmap")]
+    Explain(ExplainOptions),
     /// Show what a page fault and an munmap cost: instructions, locked instructions, shared lines, and where. On 2 CPUs,
     /// without firmware and debug checks, if nothing else is asked for.
     #[command(override_usage = "cargo run -- count [OPTIONS]")]
@@ -207,6 +211,17 @@ pub struct SoakOptions {
     /// Only work whose name holds this; a name that does not exist lists them all
     #[arg(long, value_name = "WORK")]
     pub only: Option<String>,
+}
+
+/// Options of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainOptions {
+    /// What to follow
+    #[arg(value_name = "fault|munmap")]
+    pub subject: Subject,
+    /// The text that tells of the path, instead of ARCHITECTURE.md
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub architecture: Option<PathBuf>,
 }
 
 /// Options of `run`.

@@ -11,6 +11,7 @@ use crate::cli::{self, Cli, MachineOptions, NoCommand, RunOptions, Verb};
 use crate::cost;
 use crate::count::{Counting, Mode};
 use crate::doctor;
+use crate::explain;
 use crate::gdb::Debugging;
 use crate::image::{Built, Image, disk_image, kernel_image};
 use crate::machine::{Machine, Stdin, Time};
@@ -56,6 +57,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
     let result = match verb {
         None => demonstrate(&machine),
         Some(Verb::Run(options)) => run_program(&machine, &options),
+        Some(Verb::Explain(options)) => explain::main(&machine, &options),
         Some(Verb::Count) => cost::main(&machine),
         Some(Verb::Soak(options)) => soak::main(&machine, &options),
         Some(Verb::Doctor) => doctor::main(),

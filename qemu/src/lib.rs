@@ -19,6 +19,7 @@
 //! | [`cli`], [`launch`] | what does the person want? |
 //! | [`cost`] | what do a page fault and an `munmap` cost? |
 //! | [`count`] | what did the machine do, seen from outside? |
+//! | [`explain`], [`tour`] | which way does a page fault take, and an `munmap`? |
 //! | [`program`] | can this file run at all? |
 //! | [`soak`] | how do a thousand random machines end? |
 //! | [`registry`] | which guest tests are there? |
@@ -44,6 +45,7 @@ pub mod count;
 pub mod doctor;
 pub mod draws;
 pub mod emulator;
+pub mod explain;
 pub mod gdb;
 pub mod host;
 pub mod image;
@@ -70,6 +72,7 @@ mod stream;
 pub mod symbols;
 mod tail;
 pub mod toolchain;
+pub mod tour;
 pub mod wire;
 pub mod workspace;
 

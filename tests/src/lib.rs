@@ -18,6 +18,7 @@
 pub mod child;
 pub mod counted;
 pub mod counters;
+pub mod explained;
 pub mod guest;
 pub mod launcher;
 pub mod layering;

@@ -6,6 +6,7 @@
 //! | `killed::` | what a signal ends, it ends on both, and the kernel goes on to account for every frame |
 //! | `counts::` | the kernel's fault counters against the program's own count, and how many faults fell back |
 //! | `counted::` | the counter outside the machine against loops that were counted by hand |
+//! | `explained::` | ARCHITECTURE.md's lives of a page fault and of an `munmap` against what ran |
 //! | `kernel::` | what has no counterpart on Linux: memory runs out, random calls, a planted leak, the demonstration |
 //! | `launcher::` | command line, streams, exit status, time limit, signals, and that a second run builds nothing |
 
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tests::counted;
 use tests::counters;
+use tests::explained;
 use tests::oracle::Source::{C, Rust};
 use tests::oracle::{self, Case};
 
@@ -28,6 +30,8 @@ fn main() -> ExitCode {
     trials.add("counted::by_hand::rust_cpus2", counted::on_two_cpus);
     trials.add("counted::by_hand::c_cpus1", counted::on_one_cpu);
     trials.add("counted::cost_of_a_fault_and_an_munmap", counted::cost);
+    trials.add("explained::fault_and_munmap_are_lived_as_they_are_told", explained::lives_are_true);
+    trials.add("explained::a_wrong_story_is_refused", explained::wrong_story);
     kernel(&mut trials);
     launcher::add(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials.0).exit_code()
