@@ -11,7 +11,7 @@ use shuttle::sync::atomic::{AtomicUsize, Ordering};
 use sync::park::{BeginPark, Enqueue, ParkWord};
 use sync::testing::{Host, explore, spawn};
 use sync::{
-    Counters, CpuId, FairRwLock, FutexKey, FutexTable, InterruptGuard, Interruptible, Platform, Rcu, RcuHead,
+    Class, Counters, CpuId, FairRwLock, FutexKey, FutexTable, InterruptGuard, Interruptible, Platform, Rcu, RcuHead,
     ReadRefused, UpdateLock, VmaLock, VmaLocks, WaitQueue, Waited, update,
 };
 
@@ -171,7 +171,7 @@ fn a_parked_thread_runs_on_one_cpu_at_a_time() {
 #[test]
 fn a_fair_lock_excludes_and_is_handed_on() {
     explore(SCHEDULES, || {
-        let shared = Arc::new((FairRwLock::<Host>::new(), AtomicUsize::new(0)));
+        let shared = Arc::new((FairRwLock::<Host>::new(Class::Planted), AtomicUsize::new(0)));
         let threads: Vec<_> = (0..4)
             .map(|cpu| {
                 let shared = shared.clone();
@@ -290,7 +290,7 @@ impl World {
             };
             match refused {
                 ReadRefused::Detached => return false,
-                ReadRefused::Marked(mark) => self.locks.wait_for_end(mark),
+                ReadRefused::Marked(mark) => self.locks.wait_for_end(mark, page * PAGE),
             }
         }
     }
