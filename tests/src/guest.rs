@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use qemu::{Built, Entry, Machine, Outcome, Run, Symbols, TestResult, Verdict};
 
-use crate::turn;
+use crate::{says, turn};
 
 /// How long a boot may take. Nothing in a guest test takes minutes, on 64 CPUs of a busy host neither: whoever is here
 /// that long hangs.
@@ -131,7 +131,12 @@ impl SharedBoots {
 
 fn report(run: &Run, test: &TestResult, symbols: &Symbols) -> Report {
     let what = match test.outcome {
-        Outcome::Passed => return None,
+        Outcome::Passed => match says::check(&console_of(&run.console, &test.name), says::says(&test.name)) {
+            Ok(()) => return None,
+            Err(missing) => {
+                format!("the console does not say {missing:?}\n{}", console_of(&run.console, &test.name))
+            }
+        },
         Outcome::Failed => format!("failed after {:?}\n{}", test.took, console_of(&run.console, &test.name)),
         Outcome::Unfinished => format!("began and never ended: {}", run.failure_report(symbols, TAIL)),
     };
@@ -153,9 +158,12 @@ fn console_of(console: &str, name: &str) -> String {
 /// It did not begin, or the machine ended in another way.
 pub fn must_panic(image: &Built, cpus: u32, name: &str) -> Result<()> {
     let _turn = turn::take();
-    let run = Machine::new(image).cpus(cpus).timeout(LIMIT).tests(&[name]).run()?;
+    let run = Machine::new(image).cpus(cpus).entry(Entry::Direct).timeout(LIMIT).tests(&[name]).run()?;
     let report = || run.failure_report(&Symbols::load(&image.elf).unwrap_or_default(), TAIL);
     ensure!(run.tests.iter().any(|test| test.name == name), "it did not begin: {}", report());
     ensure!(run.verdict == Verdict::Panicked, "it should have panicked: {}", report());
+    if let Err(missing) = says::check(&run.console, says::says(name)) {
+        bail!("the console does not say {missing:?}: {}", report());
+    }
     Ok(())
 }

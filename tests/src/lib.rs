@@ -23,5 +23,6 @@ pub mod guest;
 pub mod launcher;
 pub mod layering;
 pub mod oracle;
+pub mod says;
 pub mod schedules;
 pub mod turn;

@@ -98,7 +98,7 @@ struct ThreadName<'a>(&'a Thread);
 
 impl fmt::Display for ThreadName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "thread {} ({:#x})", self.0.name, self.0.id().0)
+        write!(f, "thread {}@{:#x}", self.0.name, self.0.id().0)
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `tlb` | shootdowns leave no stale translation |
 //! | `uaccess` | bad user addresses give `EFAULT` |
 //! | `memory` | one address space changed by all CPUs; failing allocations; the heap |
+//! | `order` | the lock order is checked; waits that last too long are drawn |
 //! | `programs` | machine code in user mode: extended registers, flags, exceptions, kills |
 //!
 //! Each test leaves every frame as it found it: `kernel::ktest` checks that after each. The names of the tests are
@@ -22,6 +23,8 @@ mod grace;
 mod machine;
 #[cfg(target_os = "none")]
 mod memory;
+#[cfg(target_os = "none")]
+mod order;
 #[cfg(target_os = "none")]
 mod programs;
 #[cfg(target_os = "none")]
