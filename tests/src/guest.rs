@@ -165,5 +165,10 @@ pub fn must_panic(image: &Built, cpus: u32, name: &str) -> Result<()> {
     if let Err(missing) = says::check(&run.console, says::says(name)) {
         bail!("the console does not say {missing:?}: {}", report());
     }
+    ensure!(
+        run.report.iter().any(|line| line.contains("panicked here")),
+        "its report does not say where: {}",
+        report()
+    );
     Ok(())
 }

@@ -52,6 +52,7 @@ pub struct Case {
     mem_mib: u32,
     plant: Vec<&'static str>,
     points: Option<&'static str>,
+    limit: Duration,
 }
 
 impl Case {
@@ -67,6 +68,7 @@ impl Case {
             mem_mib: 512,
             plant: Vec::new(),
             points: None,
+            limit: LIMIT,
         }
     }
 
@@ -106,6 +108,12 @@ impl Case {
         self
     }
 
+    /// For no longer than this on Tessera, boot included.
+    pub fn limit(mut self, limit: Duration) -> Case {
+        self.limit = limit;
+        self
+    }
+
     /// Runs it on the host.
     ///
     /// # Errors
@@ -129,7 +137,7 @@ impl Case {
         let machine = Machine::new(&image)
             .cpus(self.cpus)
             .mem_mib(self.mem_mib)
-            .timeout(LIMIT)
+            .timeout(self.limit)
             .program(&program, std::iter::once(&name).chain(&self.args))
             .env(self.env.iter().map(|(name, value)| format!("{name}={value}")))
             .stdin(Stdin::Bytes(self.input.clone()))

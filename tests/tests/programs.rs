@@ -8,6 +8,7 @@
 //! | `counted::` | the counter outside the machine against loops that were counted by hand |
 //! | `explained::` | ARCHITECTURE.md's lives of a page fault and of an `munmap` against what ran |
 //! | `kernel::` | what has no counterpart on Linux: memory runs out, random calls, a planted leak, the demonstration |
+//! | `report::` | what the launcher tells of a machine that panics, resets itself or hangs, by disasters planted in the kernel |
 //! | `launcher::` | command line, streams, exit status, time limit, signals, and that a second run builds nothing |
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ use tests::oracle::Source::{C, Rust};
 use tests::oracle::{self, Case};
 
 mod launcher;
+mod reports;
 
 fn main() -> ExitCode {
     let mut trials = Trials(Vec::new());
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     trials.add("explained::fault_and_munmap_are_lived_as_they_are_told", explained::lives_are_true);
     trials.add("explained::a_wrong_story_is_refused", explained::wrong_story);
     kernel(&mut trials);
+    reports::add(&mut trials);
     launcher::add(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials.0).exit_code()
 }
