@@ -11,7 +11,7 @@ use x86_64::instructions::interrupts;
 use x86_64::instructions::port::Port;
 use x86_64::structures::DescriptorTablePointer;
 
-use crate::arch::{apic, percpu};
+use crate::arch::{apic, ipi, percpu};
 use crate::fw_cfg::planted;
 use crate::machine::Machine;
 
@@ -114,6 +114,10 @@ pub fn in_interrupt() {
     if strikes(Disaster::Nmi, &AtomicU32::new(1)) {
         apic::send_nmi(percpu::get(percpu::id()).apic_id());
     }
+}
+
+/// In each nudge of another CPU, interrupts off.
+pub fn in_nudge() {
     if HANGING.load(Ordering::Relaxed) == 1 && strikes(Disaster::PanicBesideHang, &AtomicU32::new(1)) {
         planted_panic_beside_hang();
     }
@@ -179,6 +183,7 @@ fn planted_hang() {
     let _off = InterruptGuard::<Machine>::new();
     let _held = HELD.lock(); // the lock of hang
     HANGING.store(1, Ordering::Relaxed);
+    ipi::nudge(percpu::online());
     loop {
         core::hint::spin_loop(); // the line of hang
     }

@@ -99,3 +99,86 @@ fn cpus(set: u64) -> String {
     let members: Vec<String> = (0..64).filter(|cpu| set >> cpu & 1 == 1).map(|cpu: u32| cpu.to_string()).collect();
     members.join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peek::fake::Fake;
+
+    const RING: u64 = 0xffff_ffff_8010_0000;
+    const RECORDS: u64 = RING + offset_of!(Ring, records) as u64;
+
+    fn record(time_ns: u64, kind: Kind, cpu: u16) -> Record {
+        Record { time_ns, a: 0x1000, b: 1, kind: kind as u16, cpu, thread: 7 }
+    }
+
+    fn put(memory: &mut Fake, slot: u64, record: &Record) {
+        let at = RECORDS + slot * RECORD_BYTES as u64;
+        memory.put_word(at, record.time_ns);
+        memory.put_word(at + 8, record.a);
+        memory.put_word(at + 16, record.b);
+        let last = u64::from(record.kind) | u64::from(record.cpu) << 16 | u64::from(record.thread) << 32;
+        memory.put_word(at + 24, last);
+    }
+
+    fn empty() -> Fake {
+        let mut memory = Fake::default();
+        memory.put(RING, &[0; size_of::<Ring>()]);
+        memory
+    }
+
+    #[test]
+    fn a_ring_is_read_from_its_oldest_record_on() {
+        let mut memory = empty();
+        let head = RING_RECORDS as u64 + 2;
+        memory.put_word(RING, head);
+        for number in 2..head {
+            put(&mut memory, number % RING_RECORDS as u64, &record(number, Kind::Switch, 1));
+        }
+        let times: Vec<u64> = read(&mut memory, RING).unwrap().iter().map(|record| record.time_ns).collect();
+        assert_eq!(times, (2..head).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn half_a_record_is_left_out_and_half_a_ring_is_none() {
+        let mut memory = empty();
+        memory.put_word(RING, 2);
+        put(&mut memory, 0, &Record { kind: 0, ..record(1, Kind::Mark, 0) });
+        put(&mut memory, 1, &record(2, Kind::Mark, 0));
+        assert_eq!(read(&mut memory, RING).unwrap(), [record(2, Kind::Mark, 0)]);
+        memory.forget(RECORDS + 5000);
+        assert_eq!(read(&mut memory, RING), None);
+        assert_eq!(read(&mut memory, u64::MAX - 3), None);
+        assert_eq!(read(&mut Fake::default(), RING), None);
+    }
+
+    #[test]
+    fn the_last_of_all_come_by_time_and_each_cpu_has_some() {
+        let busy: Vec<Record> = (1000..2000).map(|time| record(time, Kind::FaultBegin, 0)).collect();
+        let hung: Vec<Record> = (1..100).map(|time| record(time, Kind::Park, 1)).collect();
+        let last = last(&[busy, hung, Vec::new()]);
+        assert_eq!(last.len(), LAST + LAST_OF_EACH);
+        assert!(last.is_sorted_by_key(|record| record.time_ns));
+        assert_eq!(last.iter().filter(|record| record.cpu == 1).count(), LAST_OF_EACH);
+        assert_eq!(last.last().unwrap().time_ns, 1999);
+    }
+
+    #[test]
+    fn records_are_put_into_words() {
+        let fault = record(12_345_678_901, Kind::FaultBegin, 3);
+        assert_eq!(line(&fault), "   12.345678901 cpu3  tid 7    fault at 0x1000 (write)");
+        let of = |kind, a, b| what(&Record { a, b, ..record(0, kind, 0) });
+        assert_eq!(of(Kind::FaultEnd, 0x1000, Counter::FaultLocked as u64), "fault end at 0x1000: fault_locked");
+        assert_eq!(of(Kind::FaultEnd, 0x1000, FAULT_REFUSED), "fault end at 0x1000: refused");
+        assert_eq!(of(Kind::FaultEnd, 0x1000, 999), "fault end at 0x1000: ?");
+        assert_eq!(of(Kind::TransactionBegin, 3 << 48 | 17, 0xab), "transaction 3:17, update lock 0xab");
+        assert_eq!(of(Kind::ShootdownBegin, 0b1010, u64::MAX), "shootdown of everything on CPUs 1 3");
+        assert_eq!(of(Kind::CallExit, abi::nr::munmap, (-22i64) as u64), "call end munmap: error 22");
+        assert_eq!(of(Kind::CallEnter, 9999, 5), "call number 9999(0x5, ...)");
+        assert_eq!(what(&Record { kind: 999, ..fault }), "unknown event 999");
+        for &kind in Kind::ALL {
+            // No word of a record makes it panic.
+            assert!(of(kind, u64::MAX, u64::MAX).starts_with(kind.name()), "{kind:?}");
+        }
+    }
+}

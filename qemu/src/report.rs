@@ -349,3 +349,115 @@ fn wait_name(wait: Wait) -> &'static str {
         Wait::Shootdown => "TLB shootdown",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peek::fake::Fake;
+
+    const BOX: u64 = 0xffff_ffff_8020_0000;
+    const THREAD: u64 = 0xffff_8000_0000_1000;
+    const CODE: u64 = 0xffff_ffff_8000_0000;
+
+    fn cpu(index: u32) -> Cpu {
+        Cpu {
+            index,
+            rip: CODE + 0x10,
+            rbp: 0,
+            rsp: 0,
+            user: false,
+            interrupts: false,
+            halted: false,
+            paging: true,
+            registers: vec!["RAX=0000000000000007".into()],
+        }
+    }
+
+    fn symbols() -> Symbols {
+        Symbols::of(&[(CODE, 0x100, "kernel::first")]).with_object(SYMBOL, BOX)
+    }
+
+    /// A kernel whose CPU 1 panics in a thread that is in `munmap`.
+    fn machine() -> Fake {
+        let mut memory = Fake::default();
+        memory.put(BOX, &vec![0; size_of::<BlackBox>()]);
+        memory.put_word(BOX, MAGIC);
+        memory.put_word(BOX + offset_of!(BlackBox, panicking) as u64, 2);
+        memory.put_word(BOX + offset_of!(BlackBox, message_len) as u64, 12);
+        memory.put(BOX + offset_of!(BlackBox, message) as u64, b"why\n  at x:1");
+        for index in 0..7 {
+            memory.put_word(BOX + offset_of!(BlackBox, call_offsets) as u64 + index * 8, index * 8);
+        }
+        let second = BOX + (offset_of!(BlackBox, cpus) + size_of::<CpuBox>()) as u64;
+        memory.put_word(second + offset_of!(CpuBox, thread) as u64, THREAD);
+        memory.put(THREAD, &vec![0; size_of::<ThreadBox>()]);
+        let field = |offset: usize| THREAD + offset as u64;
+        memory.put_word(field(offset_of!(ThreadBox, name)), THREAD + 0x800);
+        memory.put_word(field(offset_of!(ThreadBox, name_len)), 4);
+        memory.put(THREAD + 0x800, b"user");
+        memory.put_word(field(offset_of!(ThreadBox, tid)), 5);
+        memory.put_word(field(offset_of!(ThreadBox, pid)), 1);
+        memory.put_word(field(offset_of!(ThreadBox, transaction)), 3 << 48 | 17);
+        memory.put_word(field(offset_of!(ThreadBox, space)), 0xab);
+        memory.put_word(field(offset_of!(ThreadBox, call)), THREAD + 0x900);
+        memory.put(THREAD + 0x900, &[0; 56]);
+        memory.put_word(THREAD + 0x900, abi::nr::munmap);
+        memory.put_word(THREAD + 0x908, 0x7000);
+        memory
+    }
+
+    fn lines(memory: &mut Fake, why: Why) -> Vec<String> {
+        text(memory, &symbols(), &[cpu(0), cpu(1)], why)
+    }
+
+    #[test]
+    fn the_cpu_that_panicked_comes_first() {
+        let lines = lines(&mut machine(), Why::Panic);
+        assert_eq!(
+            lines[..9],
+            [
+                "kernel panic: why",
+                "  at x:1",
+                "CPU 1: in the kernel, panicked here, interrupts off",
+                "  thread user, pid 1 tid 5, in the call munmap(0x7000, 0x0, 0x0, 0x0, 0x0, 0x0)",
+                "  open transaction: mark 3:17, update lock 0xab",
+                "    RAX=0000000000000007",
+                "    at 0xffffffff80000010 kernel::first",
+                "CPU 0: in the kernel, interrupts off",
+                "  no thread",
+            ]
+        );
+        assert_eq!(lines.last().unwrap(), "no events were recorded");
+    }
+
+    /// Whichever byte cannot be read: every CPU and its registers are told of.
+    #[test]
+    fn every_piece_may_be_missing() {
+        let sizes = [(BOX, size_of::<BlackBox>()), (THREAD, size_of::<ThreadBox>()), (THREAD + 0x900, 56)];
+        for (start, size) in sizes {
+            for at in (start..start + size as u64).step_by(8) {
+                let mut memory = machine();
+                memory.forget(at + 3);
+                let lines = lines(&mut memory, Why::Panic);
+                for what in ["CPU 0: ", "CPU 1: "] {
+                    assert!(lines.iter().any(|line| line.starts_with(what)), "{at:#x}: {lines:?}");
+                }
+                assert_eq!(lines.iter().filter(|line| line.contains("RAX=")).count(), 2, "{at:#x}");
+            }
+        }
+        let mut memory = machine();
+        memory.forget(THREAD + 0x900);
+        assert!(lines(&mut memory, Why::Hang).iter().any(|line| line.ends_with("in the call (not readable)")));
+    }
+
+    #[test]
+    fn a_machine_without_a_kernel_has_registers_all_the_same() {
+        let nothing = lines(&mut Fake::default(), Why::TripleFault);
+        assert!(nothing[0].starts_with("(no black box: not readable"), "{nothing:?}");
+        assert!(nothing[1].starts_with("triple fault"), "{nothing:?}");
+        let mut other = machine();
+        other.put_word(BOX, 1);
+        assert!(lines(&mut other, Why::Reset)[0].starts_with("(no black box: what lies there is none"));
+        assert!(text(&mut machine(), &Symbols::default(), &[cpu(0)], Why::Hang)[0].contains("no such symbol"));
+    }
+}

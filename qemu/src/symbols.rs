@@ -85,6 +85,13 @@ impl Symbols {
         Symbols::new(functions.iter().map(|&(start, size, name)| (start, size, name.to_owned())).collect())
     }
 
+    /// With a static of this name there.
+    #[cfg(test)]
+    pub(crate) fn with_object(mut self, name: &str, address: u64) -> Symbols {
+        self.objects.insert(name.into(), (address, 0));
+        self
+    }
+
     fn new(mut functions: Vec<(u64, u64, String)>) -> Symbols {
         functions.sort();
         for (_, _, name) in &mut functions {

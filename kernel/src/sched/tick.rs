@@ -135,6 +135,8 @@ pub fn on_tick(interrupted: Interrupted) {
 
 /// Another CPU asked this one to look up: for a thread to run, or for a quiescent state. Interrupts are off.
 pub fn on_nudge(interrupted: Interrupted) {
+    #[cfg(debug_assertions)]
+    crate::plant::in_nudge();
     if is_idle() {
         return;
     }
