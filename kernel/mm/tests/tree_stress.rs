@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mm::tree::{Entry, RangeTree, Reserve};
-use sync::testing::{Host, on_cpu};
+use sync::testing::{Host, on_cpu, run_seed, shaken};
 use sync::{CpuId, Rcu, RcuHead};
 
 const REGION: Range<u64> = 1_000_000..1_004_096;
@@ -232,6 +232,7 @@ fn readers_never_see_a_gap_that_never_was() {
     // Below everything, so that the region always has something below.
     replace(&tree, rcu, &mut reserve, 0..10, &[Value::entry(0, 1, 0)]);
 
+    let seed = run_seed();
     let stop = AtomicBool::new(false);
     let (tree, stop) = (&tree, &stop);
     let (reads, writes, rounds) = thread::scope(|scope| {
@@ -239,7 +240,7 @@ fn readers_never_see_a_gap_that_never_was() {
             .map(|cpu| {
                 scope.spawn(move || {
                     on_cpu(CpuId(cpu), || {
-                        let reads = read(tree, rcu, stop, u64::from(cpu) + 11);
+                        let reads = shaken(seed, cpu.into(), || read(tree, rcu, stop, u64::from(cpu) + 11));
                         // This CPU runs nothing more; grace periods need not wait for it.
                         rcu.idle_enter();
                         reads
@@ -249,14 +250,14 @@ fn readers_never_see_a_gap_that_never_was() {
             .collect();
         let writer = scope.spawn(move || {
             on_cpu(CpuId(READERS), || {
-                let writes = rewrite(tree, rcu, stop);
+                let writes = shaken(seed, READERS.into(), || rewrite(tree, rcu, stop));
                 rcu.idle_enter();
                 writes
             })
         });
         let other = scope.spawn(move || {
             on_cpu(CpuId(READERS + 1), || {
-                let rounds = surround(tree, rcu, stop);
+                let rounds = shaken(seed, u64::from(READERS) + 1, || surround(tree, rcu, stop));
                 rcu.idle_enter();
                 rounds
             })

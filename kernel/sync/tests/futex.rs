@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use abi::Errno;
-use sync::testing::{Host, interrupt};
+use sync::testing::{Host, interrupt, run_seed, shaken};
 use sync::{FutexKey, FutexTable, Platform};
 
 const ANY: u32 = u32::MAX;
@@ -116,19 +116,21 @@ fn a_futex_mutex_excludes_and_never_hangs() {
             TABLE.wake(key(0x1000), 1, ANY);
         }
     }
+    fn rounds() {
+        for round in 0..2_000 {
+            lock();
+            assert_eq!(INSIDE.fetch_add(1, Ordering::Relaxed), 0);
+            if round % 8 == 0 {
+                thread::yield_now();
+            }
+            INSIDE.fetch_sub(1, Ordering::Relaxed);
+            unlock();
+        }
+    }
+    let seed = run_seed();
     thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                for round in 0..2_000 {
-                    lock();
-                    assert_eq!(INSIDE.fetch_add(1, Ordering::Relaxed), 0);
-                    if round % 8 == 0 {
-                        thread::yield_now();
-                    }
-                    INSIDE.fetch_sub(1, Ordering::Relaxed);
-                    unlock();
-                }
-            });
+        for index in 0..4 {
+            scope.spawn(move || shaken(seed, index, rounds));
         }
     });
 }

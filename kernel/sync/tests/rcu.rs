@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::thread;
 
-use sync::testing::{HOST_CPUS, Host, on_cpu};
+use sync::testing::{HOST_CPUS, Host, on_cpu, run_seed, shaken};
 use sync::{CpuId, Rcu, RcuHead};
 
 #[repr(C)]
@@ -194,7 +194,7 @@ fn nobody_reads_what_has_been_freed() {
     static RCU: Rcu<Host> = Rcu::new();
     static SHARED: AtomicPtr<Object> = AtomicPtr::new(std::ptr::null_mut());
     static STOP: AtomicUsize = AtomicUsize::new(0);
-    let freed = counter();
+    let (seed, freed) = (run_seed(), counter());
     const WRITES: usize = 3_000;
     let workers = HOST_CPUS as u32 - 1;
     for cpu in 0..=workers {
@@ -204,7 +204,7 @@ fn nobody_reads_what_has_been_freed() {
     thread::scope(|scope| {
         for cpu in 0..workers {
             scope.spawn(move || {
-                on_cpu(CpuId(cpu), || {
+                let rounds = || {
                     for round in 0..WRITES {
                         let guard = RCU.read();
                         // SAFETY: read inside a read section.
@@ -224,7 +224,8 @@ fn nobody_reads_what_has_been_freed() {
                     }
                     RCU.idle_enter();
                     STOP.fetch_add(1, Ordering::SeqCst);
-                });
+                };
+                on_cpu(CpuId(cpu), || shaken(seed, cpu.into(), rounds));
             });
         }
         on_cpu(CpuId(workers), || {

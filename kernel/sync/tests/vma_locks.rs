@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use std::thread;
 
 use abi::{Counter, Errno};
-use sync::testing::{Host, on_cpu, unchecked};
+use sync::testing::{Host, on_cpu, run_seed, shaken, unchecked};
 use sync::*;
 
 struct World {
@@ -171,6 +171,7 @@ unsafe fn free(head: NonNull<RcuHead>) {
 fn faults_never_see_a_vma_in_the_middle_of_a_change() {
     const FAULTERS: u32 = 5;
     const WRITERS: u32 = 2;
+    let seed = run_seed();
     let world = World::new();
     let rcu = Rcu::<Host>::new();
     let current = AtomicPtr::new(std::ptr::null_mut());
@@ -244,9 +245,12 @@ fn faults_never_see_a_vma_in_the_middle_of_a_change() {
         for cpu in 0..FAULTERS {
             scope.spawn(move || {
                 on_cpu(CpuId(cpu), || {
-                    while stop.load(Ordering::Relaxed) < WRITERS as usize {
-                        fault();
-                    }
+                    let rounds = || {
+                        while stop.load(Ordering::Relaxed) < WRITERS as usize {
+                            fault();
+                        }
+                    };
+                    shaken(seed, cpu.into(), rounds);
                     rcu.idle_enter();
                 })
             });
@@ -254,9 +258,7 @@ fn faults_never_see_a_vma_in_the_middle_of_a_change() {
         for cpu in FAULTERS..FAULTERS + WRITERS {
             scope.spawn(move || {
                 on_cpu(CpuId(cpu), || {
-                    for round in 0..1_500 {
-                        write(round);
-                    }
+                    shaken(seed, cpu.into(), || (0..1_500).for_each(write));
                     rcu.idle_enter();
                     stop.fetch_add(1, Ordering::Relaxed);
                 })
