@@ -28,10 +28,12 @@ enum Disaster {
     Hang = 1 << 6,
     /// Waits for [`Disaster::Hang`] to hang.
     PanicBesideHang = 1 << 7,
+    /// Not once but all the time: a race, which strikes by itself.
+    SkipFlush = 1 << 8,
 }
 
 /// Their names for the launcher.
-const NAMES: [(&str, Disaster); 8] = [
+const NAMES: [(&str, Disaster); 9] = [
     ("panic-in-fault", Disaster::PanicInFault),
     ("panic-in-panic", Disaster::PanicInPanic),
     ("panic-in-interrupt", Disaster::PanicInInterrupt),
@@ -40,6 +42,7 @@ const NAMES: [(&str, Disaster); 8] = [
     ("reset", Disaster::Reset),
     ("hang", Disaster::Hang),
     ("panic-beside-hang", Disaster::PanicBesideHang),
+    ("skip-flush", Disaster::SkipFlush),
 ];
 
 /// Those that are still to come.
@@ -72,6 +75,15 @@ fn strikes(disaster: Disaster, countdown: &AtomicU32) -> bool {
     armed
         && countdown.fetch_sub(1, Ordering::Relaxed) == 1
         && ARMED.fetch_and(!(disaster as u32), Ordering::Relaxed) & disaster as u32 != 0
+}
+
+/// Shootdowns so far.
+static SHOOTDOWNS: AtomicU32 = AtomicU32::new(0);
+
+/// In each shootdown: whether to forget the other CPUs. One time in four: most of the time nobody sees the difference.
+pub fn skips_flush() -> bool {
+    ARMED.load(Ordering::Relaxed) & Disaster::SkipFlush as u32 != 0
+        && SHOOTDOWNS.fetch_add(1, Ordering::Relaxed) % 4 == 3
 }
 
 /// In each page fault of a program, interrupts off.

@@ -108,7 +108,7 @@ fn points(draws: &mut Draws) -> Option<String> {
 }
 
 /// Most CPUs of a machine with counted time, unless the person says otherwise.
-const MOST_COUNTED: u32 = 8;
+const MOST_COUNTED: u32 = 4;
 
 /// What programs with two threads a CPU need on many CPUs; what the person fixed stays as it is.
 fn least_mib(cpus: u32, fixed: &Fixed) -> u32 {
