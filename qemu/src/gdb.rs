@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::image::Built;
-use crate::machine::{Machine, joined};
+use crate::machine::{Machine, Starter, joined};
 use crate::workspace;
 
 /// What a machine needs that is to be debugged, for as long as it runs.
@@ -40,7 +40,13 @@ impl Debugging {
     /// `machine`, stopped before its first instruction until a debugger lets it go.
     pub fn of(&self, machine: Machine) -> Machine {
         let chardev = joined("socket,id=gdb,server=on,wait=off,path=", &socket(self.dir.path()));
-        machine.qemu_args([OsString::from("-S"), "-chardev".into(), chardev, "-gdb".into(), "chardev:gdb".into()])
+        machine.starter(Starter::Debugger).qemu_args([
+            OsString::from("-S"),
+            "-chardev".into(),
+            chardev,
+            "-gdb".into(),
+            "chardev:gdb".into(),
+        ])
     }
 
     /// What to type to debug it.

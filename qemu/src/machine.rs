@@ -70,6 +70,16 @@ pub enum Time {
     Counted,
 }
 
+/// Who lets a machine run that waits before its first instruction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Starter {
+    /// The launcher, when it is ready.
+    #[default]
+    Launcher,
+    /// The person at the debugger.
+    Debugger,
+}
+
 /// A machine that can be started, any number of times.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -81,6 +91,7 @@ pub struct Machine {
     mem_mib: u32,
     entry: Entry,
     pub(crate) time: Time,
+    pub(crate) starter: Starter,
     files: Vec<(&'static str, Payload)>,
     qemu_args: Vec<OsString>,
 }
@@ -97,6 +108,7 @@ impl Machine {
             mem_mib: 512,
             entry: Entry::Uefi,
             time: Time::Host,
+            starter: Starter::Launcher,
             files: Vec::new(),
             qemu_args: Vec::new(),
         }
@@ -123,6 +135,12 @@ impl Machine {
     /// With this kind of time.
     pub fn time(mut self, time: Time) -> Machine {
         self.time = time;
+        self
+    }
+
+    /// Started by `starter`, where it waits.
+    pub fn starter(mut self, starter: Starter) -> Machine {
+        self.starter = starter;
         self
     }
 

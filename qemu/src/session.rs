@@ -20,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::console::Console;
 use crate::emulator::Emulator;
-use crate::machine::{Machine, Stdin, Time, monitor_socket, resets};
+use crate::machine::{Machine, Starter, Stdin, Time, monitor_socket, resets};
 use crate::monitor::{self, Monitor, Stopped};
 use crate::ports;
 use crate::report::{self, Why};
@@ -109,9 +109,9 @@ pub(crate) fn run(
         }
         match told.recv_timeout(patience) {
             Ok(Message::Monitor(mut fresh)) => {
-                let started = fresh.greet().and_then(|()| match machine.time {
-                    Time::Host => Ok(()),
-                    Time::Counted => fresh.resume(),
+                let started = fresh.greet().and_then(|()| match (machine.time, machine.starter) {
+                    (Time::Counted, Starter::Launcher) => fresh.resume(),
+                    (Time::Host, _) | (_, Starter::Debugger) => Ok(()),
                 });
                 if started.is_ok() {
                     monitor = Some(fresh);
