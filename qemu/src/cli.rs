@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::explain::Subject;
 use crate::machine::{Entry, MAX_MEM_MIB, MIN_MEM_MIB, Time};
+use crate::tour::Subject;
 
 /// Boots the Tessera kernel in QEMU and runs a program on it. Without a command: a demonstration.
 #[derive(Debug, Parser)]

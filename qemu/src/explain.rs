@@ -8,8 +8,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
-use clap::ValueEnum;
+use anyhow::{Result, bail};
 
 use crate::cli::{ExplainOptions, FirmwareKind, MachineOptions};
 use crate::count::{Counting, Mode};
@@ -21,53 +20,13 @@ use crate::run::{Run, Verdict};
 use crate::say::say;
 use crate::status;
 use crate::symbols::Symbols;
-use crate::tour::{self, Entry, Row, Stop};
-use crate::workspace;
+use crate::tour::{self, Entry, Stop, Subject};
 
 /// Columns of the text.
 const WIDTH: usize = 100;
 
 /// Functions named between two stops.
 const THROUGH: usize = 8;
-
-/// What can be explained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Subject {
-    /// A page fault: the first write to a page of a mapping.
-    Fault,
-    /// An munmap of six pages, four of which were written.
-    Munmap,
-}
-
-impl Subject {
-    /// The word for it, here and for the program that does it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Subject::Fault => "fault",
-            Subject::Munmap => "munmap",
-        }
-    }
-
-    /// In the heading of its section in ARCHITECTURE.md.
-    fn heading(self) -> &'static str {
-        match self {
-            Subject::Fault => "Life of a page fault",
-            Subject::Munmap => "Life of a `munmap`",
-        }
-    }
-
-    /// The stops as ARCHITECTURE.md, or the file at `text`, tells them.
-    ///
-    /// # Errors
-    /// It cannot be read, or is no such text.
-    pub fn rows(self, text: Option<&Path>) -> Result<Vec<Row>> {
-        let root = workspace::root()?;
-        let path = text.map_or_else(|| root.join("ARCHITECTURE.md"), Path::to_owned);
-        // As text: the launcher takes an error of this kind for its own output's.
-        let text = std::fs::read_to_string(&path).map_err(|why| anyhow!("cannot read {}: {why}", path.display()))?;
-        tour::rows(&text, self.heading(), &root).with_context(|| path.display().to_string())
-    }
-}
 
 /// `cargo run -- explain`.
 ///
@@ -221,12 +180,5 @@ mod tests {
         assert_eq!(way(9, &names[..2]), "9 instructions, through f0, f1");
         assert!(way(9, &names).ends_with("f7 and 2 more"));
         assert_eq!(sentence("vector 14: saved"), "Vector 14: saved.");
-    }
-
-    #[test]
-    fn architecture_has_a_table_for_each_subject() {
-        for subject in Subject::value_variants() {
-            assert!(subject.rows(None).unwrap().len() >= 10);
-        }
     }
 }

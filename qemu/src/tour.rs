@@ -10,12 +10,53 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::rc::Rc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::ValueEnum;
 
 use crate::symbols::{Frame, Symbols};
+use crate::workspace;
 
 /// Where a row's file may lie, so that rows can be short.
 const ROOMS: [&str; 3] = ["", "kernel/", "kernel/src/"];
+
+/// What can be explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Subject {
+    /// A page fault: the first write to a page of a mapping.
+    Fault,
+    /// An munmap of six pages, four of which were written.
+    Munmap,
+}
+
+impl Subject {
+    /// The word for it, here and for the program that does it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Subject::Fault => "fault",
+            Subject::Munmap => "munmap",
+        }
+    }
+
+    /// In the heading of its section in ARCHITECTURE.md.
+    pub fn heading(self) -> &'static str {
+        match self {
+            Subject::Fault => "Life of a page fault",
+            Subject::Munmap => "Life of a `munmap`",
+        }
+    }
+
+    /// The stops as ARCHITECTURE.md, or the file at `text`, tells them.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no such text.
+    pub fn rows(self, text: Option<&Path>) -> Result<Vec<Row>> {
+        let root = workspace::root()?;
+        let path = text.map_or_else(|| root.join("ARCHITECTURE.md"), Path::to_owned);
+        // As text: the launcher takes an error of this kind for its own output's.
+        let text = std::fs::read_to_string(&path).map_err(|why| anyhow!("cannot read {}: {why}", path.display()))?;
+        rows(&text, self.heading(), &root).with_context(|| path.display().to_string())
+    }
+}
 
 /// A stop as it is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -389,5 +430,12 @@ mod tests {
         assert_eq!(owner(""), None);
         assert_eq!(module("kernel/src/arch/idt.rs"), "kernel::arch::idt");
         assert_eq!(module("kernel/linux/src/call/mod.rs"), "linux::call");
+    }
+
+    #[test]
+    fn architecture_has_a_table_for_each_subject() {
+        for subject in Subject::value_variants() {
+            assert!(subject.rows(None).unwrap().len() >= 10);
+        }
     }
 }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use qemu::explain::{Subject, Traced};
-use qemu::tour::{Row, walk};
+use qemu::explain::Traced;
+use qemu::tour::{Row, Subject, walk};
 
 use crate::launcher;
 use crate::oracle::LIMIT;
