@@ -7,6 +7,8 @@ use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::mpsc::channel,
+    thread,
 };
 
 use abi::flags::{madv, prot};
@@ -14,7 +16,10 @@ use mm::{
     MapRequest, Owner, PAGE_SIZE,
     testing::{Machine, Process, User},
 };
-use sync::testing::planted;
+use sync::{
+    CpuId,
+    testing::{on_cpu, planted},
+};
 
 const RW: u32 = prot::READ | prot::WRITE;
 const BASE: u64 = 0x10_0000_0000;
@@ -73,9 +78,26 @@ fn unmap_beside_a_walker(process: &Process, cpus: [&User<'_>; 2]) {
     map(process, TABLE / P);
     cpus[0].store(BASE, 1).unwrap();
     let before = tables();
-    let _walker = process.space.memory().rcu.read();
-    process.space.munmap(BASE, TABLE).unwrap();
-    assert_eq!(tables(), before, "a table was freed under a reader");
+    let rcu = &process.space.memory().rcu;
+    let (inside, here) = channel();
+    let (release, go) = channel::<()>();
+    // `release` moves in, so that a failed check lets the walker go.
+    thread::scope(move |scope| {
+        scope.spawn(move || {
+            on_cpu(CpuId(2), || {
+                rcu.idle_exit();
+                let walker = rcu.read();
+                inside.send(()).unwrap();
+                let _ = go.recv();
+                drop(walker);
+                rcu.idle_enter();
+            });
+        });
+        here.recv().unwrap();
+        process.space.munmap(BASE, TABLE).unwrap();
+        assert_eq!(tables(), before, "a table was freed under a reader");
+        drop(release);
+    });
 }
 
 /// A CPU that could write may only read.
