@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use abi::event::Kind;
 
 use crate::arch::fault::Report;
-use crate::arch::trap::TrapFrame;
+use crate::arch::frame::TrapFrame;
 use crate::arch::{cpu, ipi, paging, percpu};
 use crate::{console, event, exit, report};
 

@@ -388,6 +388,26 @@ def tree_lines(tree):
         yield vma_text(at(word, "mm::vma::Vma")) if of_vmas else f"{start:#x}-{end:#x}: {word:#x}"
 
 
+def slot_lines(value):
+    every = slice_of(value["slots"], padded("sync::vma_lock::slot::Slot"))
+    return [slot_text(number(slot["__0"]["word"])) for slot in every[: cpu_count()]]
+
+
+def busy_cells(every):
+    """Those that are taken or that somebody waits for, by their numbers."""
+    for index, cell in enumerate(every):
+        if number(cell["__0"]["taken"]) or number(cell["__0"]["sleepers"]["waiting"]):
+            yield f"cell {index}: {cell_text(cell['__0'])}"
+
+
+def cells_text(value):
+    return f"{int(value['cells']['length'])} cells"
+
+
+def cell_lines(value):
+    return busy_cells(slice_of(value["cells"], padded("sync::vma_lock::cell::Cell<kernel::machine::Machine>")))
+
+
 def space_text(space):
     joined = number(space["update"]["cpus"])
     return (
@@ -403,6 +423,8 @@ PRINTERS = [
     (r"sync::vma_lock::mark::VmaLock", lambda value: Text(lock_text, value)),
     (r"sync::vma_lock::mark::Mark", lambda value: Text(lambda it: mark_text(number(it)), value)),
     (r"sync::vma_lock::slot::Slot", lambda value: Text(lambda it: slot_text(number(it["word"])), value)),
+    (r"sync::vma_lock::slot::Slots<.*>", lambda value: Listing(lambda _: "each CPU's slot", value, slot_lines)),
+    (r"sync::vma_lock::cell::Cells<.*>", lambda value: Listing(cells_text, value, cell_lines)),
     (r"sync::vma_lock::cell::Cell<.*>", lambda value: Text(cell_text, value)),
     (r"mm::paging::entry::Entry(Cell)?", lambda value: Text(lambda it: entry_text(number(it)), value)),
     (r"mm::tree::RangeTree<.*>", lambda value: Listing(tree_text, value, tree_lines)),
@@ -526,12 +548,7 @@ def show_slots(_argument):
 def show_cells(_argument):
     """Sequence cells that are taken or that somebody waits for."""
     every = cells()
-    busy = [
-        f"cell {index}: {cell_text(cell['__0'])}"
-        for index, cell in enumerate(every)
-        if number(cell["__0"]["taken"]) or number(cell["__0"]["sleepers"]["waiting"])
-    ]
-    print("\n".join(busy) or f"{len(every)} cells, none taken")
+    print("\n".join(busy_cells(every)) or f"{len(every)} cells, none taken")
 
 
 def show_pt(argument):

@@ -8,9 +8,10 @@ use abi::flags::signal::{SIGKILL, SIGSEGV};
 use mm::{Access, FaultError};
 use sync::alloc::Arc;
 
+use crate::deliver;
 use crate::process::ExitStatus;
 use crate::report::{Cause, FaultReason, Report};
-use crate::signal::{self, Handler};
+use crate::signal::Handler;
 use crate::system::System;
 use crate::thread::Thread;
 
@@ -51,7 +52,7 @@ pub fn user_exception<S: System>(thread: &Arc<Thread<S>>, signal: u32, what: &'s
 }
 
 fn end<S: System>(thread: &Arc<Thread<S>>, signal: u32, cause: Cause) -> Option<Report> {
-    let handler = if signal == SIGKILL { Handler::None } else { signal::handler_of(thread, signal) };
+    let handler = if signal == SIGKILL { Handler::None } else { deliver::handler_of(thread, signal) };
     let process = thread.process();
     let first = process.end(ExitStatus::Signalled(signal));
     first.then(|| Report { pid: process.id(), tid: thread.tid(), signal, cause, handler })

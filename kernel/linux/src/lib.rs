@@ -8,7 +8,7 @@
 //! | [`process`], [`thread`] | who runs; numbers come from [`ids`] |
 //! | `call` | the calls: one dispatch table, one file a family |
 //! | [`fault`] | what becomes of a program's exceptions |
-//! | `signal` | actions, masks, and ends by signal; [`report`] is the line that says so |
+//! | `signal`, `deliver` | actions and masks; how a signal reaches a thread, and ends its process; [`report`] is the line that says so |
 //! | [`exit`] | how a thread leaves |
 //! | `files`, `limits`, `usercopy` | descriptors, resource limits, words from and to user memory |
 //!
@@ -23,6 +23,7 @@
 extern crate alloc;
 
 mod call;
+mod deliver;
 pub mod elf;
 pub mod exit;
 pub mod fault;

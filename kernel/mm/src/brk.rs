@@ -1,8 +1,4 @@
 //! `brk`: the program break, the old way to get memory.
-//!
-//! The break's bounds are written inside transactions only, so Relaxed accesses suffice.
-
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use abi::USER_END;
 use sync::{Abort, Platform, Txn};
@@ -13,34 +9,13 @@ use crate::{
     vma::{Attributes, Rights, VmaFlags},
 };
 
-/// The heap that `brk` moves the end of.
-pub(crate) struct Break {
-    start: AtomicU64,
-    end: AtomicU64,
-}
-
-impl Break {
-    pub(crate) const fn new() -> Break {
-        Break { start: AtomicU64::new(0), end: AtomicU64::new(0) }
-    }
-
-    pub(crate) fn start(&self) -> u64 {
-        self.start.load(Relaxed)
-    }
-
-    pub(crate) fn end(&self) -> u64 {
-        self.end.load(Relaxed)
-    }
-}
-
 /// Memory below the break: read and write.
 const HEAP: Attributes = Attributes { rights: Rights::READ.union(Rights::WRITE), flags: VmaFlags::empty() };
 
 impl<P: Platform> AddressSpace<P> {
     /// Says where the heap begins; it is empty. Called once, by whoever loads the program.
     pub fn set_brk_start(&self, addr: u64) {
-        self.program_break.start.store(addr, Relaxed);
-        self.program_break.end.store(addr, Relaxed);
+        self.program_break.begin(addr);
     }
 
     /// `brk(2)` as the kernel has it: returns the new break, or the old one if it cannot be moved there.
@@ -68,7 +43,7 @@ impl<P: Platform> AddressSpace<P> {
             }
             self.remove_in(txn, guard, cut)?;
         }
-        self.program_break.end.store(wanted, Relaxed);
+        self.program_break.set_end(wanted);
         Ok(wanted)
     }
 }

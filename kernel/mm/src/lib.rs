@@ -48,8 +48,10 @@ mod map;
 pub mod memory;
 pub mod paging;
 mod placement;
+mod program_break;
 mod protect;
 mod report;
+mod request;
 pub mod space;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -63,10 +65,10 @@ pub use self::{
     addr::{PageRange, PhysRange},
     error::{FaultError, OutOfMemory},
     frame::{Frame, Frames, Owner, Usage},
-    map::MapRequest,
     memory::Memory,
     paging::{KernelRights, MapKernelError},
     placement::MMAP_BASE,
+    request::MapRequest,
     space::{AddressSpace, MAX_MAP_COUNT},
     vma::{Access, Attributes, Rights, VmaFlags, VmaInfo},
 };

@@ -10,7 +10,7 @@ use sync::{Platform, RcuGuard};
 
 use crate::{
     addr::{PAGE_SIZE, PageRange, is_page_aligned, page_ceil, page_floor},
-    map::MapRequest,
+    request::MapRequest,
     space::AddressSpace,
 };
 

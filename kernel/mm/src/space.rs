@@ -15,7 +15,6 @@ use abi::{Errno, PAGE_SIZE};
 use sync::{Abort, CpuSet, Platform, Txn, UpdateLock};
 
 use crate::{
-    brk::Break,
     error::OutOfMemory,
     frame::{Frame, FrameList, Owner},
     memory::Memory,
@@ -23,6 +22,7 @@ use crate::{
         PageTables,
         walk::{ENTRIES, USER_HALF_END, cell},
     },
+    program_break::Break,
     tree::RangeTree,
     vma::VmaRef,
 };

@@ -2,8 +2,8 @@
 
 use core::fmt;
 
+use super::frame::TrapFrame;
 use super::idt::{DOUBLE_FAULT, PAGE_FAULT};
-use super::trap::TrapFrame;
 use super::{paging, uaccess};
 use crate::panic::{self, Cause};
 

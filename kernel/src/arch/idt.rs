@@ -2,7 +2,7 @@
 //!
 //! All 256 vectors have a stub, so that whatever arrives is reported by name. A stub pushes its vector (and a zero where
 //! the CPU pushes no error code) and jumps to one of two entries, which save every general register as a
-//! [`TrapFrame`](super::trap::TrapFrame), call Rust, restore, and return:
+//! [`TrapFrame`](super::frame::TrapFrame), call Rust, restore, and return:
 //!
 //! - `trap_entry` decides by the privilege level of the interrupted code whether GS must be swapped;
 //! - `paranoid_entry`, for the four exceptions that may strike between an entry from user mode and its `swapgs`, asks the GS
@@ -16,8 +16,9 @@ use core::cell::UnsafeCell;
 use x86_64::structures::DescriptorTablePointer;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
+use super::frame::CS_OFFSET;
 use super::gdt::{self, InterruptStack};
-use super::trap::{CS_OFFSET, trap_from_kernel_or_user, trap_paranoid};
+use super::trap::{trap_from_kernel_or_user, trap_paranoid};
 
 /// Debug exception.
 pub const DEBUG: u8 = 1;

@@ -6,7 +6,8 @@
 //! | [`percpu`] | one structure a CPU, found through GS |
 //! | [`gdt`] | segments, task state segments, interrupt stacks |
 //! | [`idt`] | vectors and the stubs that enter the kernel through them |
-//! | [`trap`] | the trap frame and what each vector means |
+//! | [`frame`] | the registers that the stubs save |
+//! | [`trap`] | what each vector means |
 //! | [`fault`] | how a fatal exception is told |
 //! | [`paging`] | the kernel's own page tables, W^X |
 //! | [`apic`] | the local APIC (xAPIC, memory-mapped) |
@@ -24,6 +25,7 @@ pub mod context;
 pub mod cpu;
 pub mod fault;
 pub mod fpu;
+pub mod frame;
 pub mod gdt;
 pub mod idt;
 pub mod ipi;

@@ -183,6 +183,9 @@ fn judge(answers: &BTreeMap<String, String>) -> Result<()> {
     has("shootdown: the space, printed", &["address space 1: ", " VMAs, root table at 0x", ", on CPUs {"])?;
     has("shootdown: its tree, printed", &[" ranges", "tombstone LOCKED by cell "])?;
 
+    has("shootdown: the cells, printed", &[" cells = {", ", taken"])?;
+    has("shootdown: the slots, printed", &["[0] = idle, [1] = idle"])?;
+
     has("help", &["tessera vmas", "tessera pt ADDR"])?;
     has("wrong", &["error: "])?;
     lacks("wrong", "Python")?;

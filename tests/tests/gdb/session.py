@@ -67,6 +67,8 @@ show("shootdown: cpus", "tessera cpus")
 show("shootdown: pt of doomed", f"tessera pt {DOOMED:#x}")
 show("shootdown: the space, printed", "print *self.space")
 show("shootdown: its tree, printed", "print self.space.tree")
+show("shootdown: the cells, printed", "print self.space.memory.locks.cells")
+show("shootdown: the slots, printed", "print self.space.memory.locks.slots")
 gdb.execute("delete")
 
 show("help", "help tessera")

@@ -8,8 +8,8 @@ use sync::Waited;
 use super::signal::{SET_SIZE, read_set};
 use super::time::{Timespec, sleep, timespec_words};
 use super::{Args, Caller, Entry};
+use crate::deliver;
 use crate::files::{File, MAX_FILES};
-use crate::signal;
 use crate::system::System;
 use crate::usercopy;
 
@@ -126,11 +126,11 @@ fn ppoll<S: System>(caller: &Caller<'_, S>, [address, count, time, mask, size, _
     };
     let before = caller.thread.blocked();
     if let Some(mask) = mask {
-        signal::set_mask(caller.thread, mask);
+        deliver::set_mask(caller.thread, mask);
     }
     let outcome = Polled { address, count: u64::from(count as u32) }.wait(caller, deadline);
     if mask.is_some() {
-        signal::set_mask(caller.thread, before);
+        deliver::set_mask(caller.thread, before);
     }
     if let Some(deadline) = deadline {
         // Linux ignores a time that cannot be written.

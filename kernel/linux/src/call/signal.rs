@@ -8,7 +8,8 @@ use sync::{Interruptible, Waited};
 
 use super::time::{Timespec, sleep};
 use super::{Args, Caller, Entry};
-use crate::signal::{self, Action, AltStack, SIG_DFL, SIG_IGN, SIGNALS, SignalSet};
+use crate::deliver;
+use crate::signal::{Action, AltStack, SIG_DFL, SIG_IGN, SIGNALS, SignalSet};
 use crate::stack::USER_ID;
 use crate::system::System;
 use crate::usercopy;
@@ -107,7 +108,7 @@ fn rt_sigprocmask<S: System>(caller: &Caller<'_, S>, [how, set, old, size, ..]: 
             SIG_SETMASK => set,
             _ => return Err(Errno::EINVAL),
         };
-        signal::set_mask(caller.thread, mask);
+        deliver::set_mask(caller.thread, mask);
     }
     if old != 0 {
         usercopy::write_words::<S>(old, &[before.0])?;
@@ -141,7 +142,7 @@ fn rt_sigtimedwait<S: System>(caller: &Caller<'_, S>, [set, info, timeout, size,
     };
     let mut taken = None;
     let take = || {
-        taken = signal::take_pending(caller.thread, set);
+        taken = deliver::take_pending(caller.thread, set);
         taken.is_some()
     };
     match caller.process().signal_sent.wait_until(take, deadline, Interruptible::Yes) {
@@ -169,9 +170,9 @@ fn rt_sigsuspend<S: System>(caller: &Caller<'_, S>, [set, size, ..]: Args) -> Re
     }
     let set = read_set::<S>(set)?;
     let before = caller.thread.blocked();
-    signal::set_mask(caller.thread, set);
+    deliver::set_mask(caller.thread, set);
     let outcome = sleep::<S>(None);
-    signal::set_mask(caller.thread, before);
+    deliver::set_mask(caller.thread, before);
     outcome.and(Err(Errno::EINTR))
 }
 
@@ -221,7 +222,7 @@ fn kill<S: System>(caller: &Caller<'_, S>, [pid, number, ..]: Args) -> Result<u6
         return Err(Errno::ESRCH);
     }
     if let Some(number) = checked_sent(number)? {
-        signal::send_to_process(caller.process(), number, caller.thread);
+        deliver::send_to_process(caller.process(), number, caller.thread);
     }
     Ok(0)
 }
@@ -248,7 +249,7 @@ fn to_thread<S: System>(caller: &Caller<'_, S>, tid: u64, number: u64) -> Result
     }
     let thread = caller.process().thread(tid as u32).ok_or(Errno::ESRCH)?;
     if let Some(number) = checked_sent(number)? {
-        signal::send_to_thread(&thread, number, caller.thread);
+        deliver::send_to_thread(&thread, number, caller.thread);
     }
     Ok(0)
 }
