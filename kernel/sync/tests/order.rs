@@ -1,7 +1,7 @@
 //! The lock-order validator on the host: each kind of violation is caught and named, and what is right passes; the
 //! waits-for graph of real threads that wait for each other.
 #![cfg(debug_assertions)]
-#![cfg(not(loom))]
+#![cfg(not(any(loom, shuttle)))]
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
