@@ -7,7 +7,7 @@
 use std::mem::offset_of;
 use std::path::Path;
 
-use abi::lock::{HELD_STACK_BYTES, HeldStack, Mode, Place, Wait};
+use abi::lock::{Class, HELD_STACK_BYTES, HeldStack, Mode, Place, Wait};
 use abi::report::{BlackBox, CpuBox, MAGIC, MESSAGE_BYTES, SYMBOL, ThreadBox};
 use anyhow::Result;
 
@@ -237,17 +237,19 @@ impl<M: Memory> Report<'_, M> {
             return self.say(format!("  locks{whose}? (not readable)"));
         };
         for place in held.places() {
-            let line = self.place(place);
+            let line = self.place(place, "taken");
             self.say(format!("  holds{whose} {line}"));
         }
         if held.wait != Wait::Nothing {
-            let line = held.waiting.map_or("something (not readable)".into(), |place| self.place(&place));
+            let line = held.waiting.map_or("something (not readable)".into(), |place| self.place(&place, "waiting"));
             self.say(format!("  waits{whose} ({}) for {line}", wait_name(held.wait)));
         }
     }
 
-    fn place(&mut self, place: &Place) -> String {
-        let mut text = format!("{} {:#x}", place.class.name(), place.address);
+    /// A lock, and where it was `taken`, or where its taker is waiting.
+    fn place(&mut self, place: &Place, how: &str) -> String {
+        let class = if place.class == Class::None { "what is at" } else { place.class.name() };
+        let mut text = format!("{class} {:#x}", place.address);
         if place.mode == Mode::Read {
             text += " (read)";
         }
@@ -259,7 +261,7 @@ impl<M: Memory> Report<'_, M> {
         }
         if place.file != 0 {
             let file = self.name(place.file, place.file_len.into()).unwrap_or_else(|| "(not readable)".into());
-            text += &format!(", taken at {file}:{}", place.line);
+            text += &format!(", {how} at {file}:{}", place.line);
         }
         text
     }

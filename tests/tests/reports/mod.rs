@@ -170,7 +170,7 @@ fn triple_fault() -> Result<()> {
     let cpu = told.cpu("planted_triple_fault")?;
     has(cpu, &place("planted_triple_fault", "line of triple-fault")?)?;
     has(cpu, "open transaction: mark ")?;
-    has(cpu, "in the call m")
+    has(cpu, "in the call ")
 }
 
 fn reset() -> Result<()> {
@@ -197,13 +197,17 @@ fn hang() -> Result<()> {
     has(cpu, "in the kernel, interrupts off")?;
     has(cpu, &place("planted_hang", "line of hang")?)?;
     has(cpu, "thread user, pid 1 tid ")?;
-    has(cpu, "in the call m")?;
+    has(cpu, "in the call ")?;
+    has(cpu, "holds update lock 0x")?;
+    let held = line("lock of hang")?;
+    has(cpu, "holds planted spin lock 0x")?;
+    has(cpu, &format!(", taken at {FILE}:{held}"))?;
     // The transaction that its thread has open is the last that its CPU began.
     let mark = cpu.split("open transaction: mark ").nth(1).and_then(|rest| rest.split(',').next());
     let mark = mark.with_context(|| format!("no open transaction: {cpu}"))?;
     has(&told.events, &format!("transaction {mark}, update lock 0x"))?;
     ensure!(!told.events.contains(&format!("transaction end {mark}")), "it has ended: {}", told.events);
-    for event in ["mark VMA 0x", "settle ", "settle end ", "switch from ", "call m"] {
+    for event in ["mark VMA 0x", "settle ", "settle end ", "switch from ", "call "] {
         has(&told.events, event)?;
     }
     Ok(())
