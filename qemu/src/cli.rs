@@ -57,7 +57,7 @@ pub struct MachineOptions {
     /// What the machine starts with [default: uefi; none with --icount]
     #[arg(long, global = true, value_name = "KIND")]
     pub firmware: Option<FirmwareKind>,
-    /// Record events for reports about a machine that went wrong [default: on]
+    /// Record events for reports about a machine that went wrong [default: on; off for `count`]
     #[arg(long, global = true, value_name = "SWITCH")]
     pub events: Option<Switch>,
     /// Boot a kernel without debug checks: for measuring

@@ -4,11 +4,12 @@
 //! standard output which window holds what, how often, and which window holds the same loop without the work.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::cli::{FirmwareKind, MachineOptions};
+use crate::cli::{FirmwareKind, MachineOptions, Switch};
 use crate::count::{Counting, Counts, Mode, PROGRAM, Row};
 use crate::image::{Image, kernel_image};
 use crate::launch;
@@ -27,6 +28,7 @@ pub fn main(options: &MachineOptions) -> Result<u8> {
     let mut options = options.clone();
     options.cpus = options.cpus.or(Some(2));
     options.firmware = options.firmware.or(Some(FirmwareKind::None));
+    options.events = options.events.or(Some(Switch::Off)); // recording is for reports, and has its price
     let image = if options.kernel.is_some() { launch::image(&options)? } else { kernel_image(Image::Release)? };
     let symbols = Symbols::load(&image.elf)?;
     let counting = Counting::new(Mode::Count)?.without_interrupts(&symbols)?;
@@ -35,9 +37,10 @@ pub fn main(options: &MachineOptions) -> Result<u8> {
     if run.verdict == Verdict::Done {
         let counts = counting.counts()?;
         let operations = operations(&String::from_utf8_lossy(&run.stdout))?;
-        print!("{}", table(&operations, &counts));
+        let mut out = std::io::stdout().lock();
+        write!(out, "{}", table(&operations, &counts))?;
         for operation in operations.iter().filter(|operation| operation.less.is_some() || operation.window > 2) {
-            print!("\n{}", details(operation, &counts, &symbols));
+            write!(out, "\n{}", details(operation, &counts, &symbols))?;
         }
     }
     Ok(launch::conclude(&run, &image, Path::new("cost")))

@@ -5,6 +5,7 @@
 //! test that ARCHITECTURE.md is true.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ pub fn main(options: &MachineOptions, explain: &ExplainOptions) -> Result<u8> {
     }
     match tour::walk(&rows, &traced.entries) {
         Ok(stops) => {
-            print!("{}", text(explain.subject, &stops, traced.instructions));
+            write!(std::io::stdout(), "{}", text(explain.subject, &stops, traced.instructions))?;
             Ok(0)
         }
         Err(why) => {

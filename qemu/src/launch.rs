@@ -32,10 +32,7 @@ const TAIL: usize = 40;
 pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match cli::parse(words) {
         Ok(cli) => cli,
-        Err(NoCommand::Asked(text)) => {
-            print!("{text}");
-            return 0;
-        }
+        Err(NoCommand::Asked(text)) => return ended(show(text)),
         Err(NoCommand::Wrong(text)) => {
             say(text);
             return status::BAD_INPUT;
@@ -43,8 +40,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let Cli { machine, verb } = cli;
     if machine.points.as_deref() == Some("list") {
-        abi::Point::all().for_each(|point| println!("{:<20} {}", point.name(), point.about()));
-        return 0;
+        return ended(list_points());
     }
     if let Some(why) = machine.bad_points() {
         say(format_args!("--points: {why}"));
@@ -62,6 +58,11 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
         Some(Verb::Soak(options)) => soak::main(&machine, &options),
         Some(Verb::Doctor) => doctor::main(),
     };
+    ended(result)
+}
+
+/// The exit status of a command, and one line on why it could not do its work.
+fn ended(result: Result<u8>) -> u8 {
     result.unwrap_or_else(|error| match error.downcast_ref::<io::Error>().map(io::Error::kind) {
         Some(io::ErrorKind::BrokenPipe) => status::BROKEN_PIPE,
         Some(_) => {
@@ -73,6 +74,20 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
             status::SET_UP
         }
     })
+}
+
+/// Prints what was asked for and nothing else.
+fn show(text: impl std::fmt::Display) -> Result<u8> {
+    write!(io::stdout(), "{text}")?;
+    Ok(0)
+}
+
+fn list_points() -> Result<u8> {
+    let mut out = io::stdout().lock();
+    for point in abi::Point::all() {
+        writeln!(out, "{:<20} {}", point.name(), point.about())?;
+    }
+    Ok(0)
 }
 
 /// What boots: built from the sources, or made from the kernel on the command line.

@@ -93,6 +93,8 @@ pub(crate) fn spawn_user(thread: Arc<linux::Thread<Machine>>, regs: &linux::User
     let made = make(Thread::new("user", affinity, Start::User(*regs), Some(User::new(thread, extended))))?;
     // Before it can run, end and take the pointer away again.
     shared.task.set(made);
+    // Another thread may have set the affinity before there was a thread of ours to tell.
+    user::take_affinity(&shared);
     runqueue::enqueue(made);
     // Killed before the pointer was there to be kicked: `kill` sets its flag first, `set` comes before this look.
     if shared.killed() {

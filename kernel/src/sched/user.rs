@@ -223,14 +223,32 @@ pub(crate) fn set_affinity(thread: &linux::Thread<Machine>, cpus: CpuSet) {
     if myself {
         return super::move_to(cpus);
     }
+    take_affinity(thread);
     thread.task.with(|kernel| {
-        kernel.affinity.store(cpus.0, Ordering::Relaxed);
         let state = cpu::interrupts_disable();
         // It waits in a queue, or it runs (then it moves at its next way through the gate), or it sleeps (then it
         // wakes elsewhere).
         runqueue::move_misplaced(kernel);
         runqueue::request_reschedule(kernel.last_cpu());
         cpu::interrupts_restore(state);
+    });
+}
+
+/// Gives the scheduler's part of `thread`, if there is one yet, the affinity that was last set for it. Whoever sets one calls
+/// this after, and so does whoever makes that part.
+pub(super) fn take_affinity(thread: &linux::Thread<Machine>) {
+    // A store before and a look after, on both sides: either the maker sees what was set, or the setter sees the part.
+    fence(Ordering::SeqCst);
+    thread.task.with(|kernel| {
+        loop {
+            let wanted = thread.affinity();
+            kernel.affinity.store(wanted.0, Ordering::Relaxed);
+            // Two at a time: whoever stored last looks again after its store, and sees what the other one was given.
+            fence(Ordering::SeqCst);
+            if thread.affinity() == wanted {
+                break;
+            }
+        }
     });
 }
 
