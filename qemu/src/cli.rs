@@ -60,6 +60,10 @@ pub struct MachineOptions {
     /// Record events for reports about a machine that went wrong [default: on; off for `count`]
     #[arg(long, global = true, value_name = "SWITCH")]
     pub events: Option<Switch>,
+    /// Draw in the log who waits for whom when a wait of the kernel lasts longer than this [default: 10000]
+    #[arg(long, global = true, value_name = "MS", conflicts_with = "release",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TIMEOUT_S) * 1000))]
+    pub wait_limit: Option<u32>,
     /// Boot a kernel without debug checks: for measuring
     #[arg(long, global = true, conflicts_with = "kernel")]
     pub release: bool,

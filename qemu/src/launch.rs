@@ -117,6 +117,9 @@ pub(crate) fn machine(image: &Built, options: &MachineOptions) -> Machine {
     if options.events == Some(cli::Switch::Off) {
         machine = machine.events_off();
     }
+    if let Some(limit_ms) = options.wait_limit {
+        machine = machine.wait_limit_ms(limit_ms);
+    }
     if options.plant.is_empty() {
         return machine;
     }

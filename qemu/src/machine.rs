@@ -190,6 +190,11 @@ impl Machine {
         self.file(fw_cfg::EVENTS, Payload::Bytes(b"off".to_vec()))
     }
 
+    /// With waits of the kernel that last longer than this drawn in its log.
+    pub fn wait_limit_ms(self, limit_ms: u32) -> Machine {
+        self.file(fw_cfg::WAIT_LIMIT_MS, Payload::Bytes(limit_ms.to_string().into_bytes()))
+    }
+
     /// Plants these faults on purpose: the checks must catch them.
     pub fn plant(self, names: &[&str]) -> Machine {
         self.file(fw_cfg::PLANT, nul_ended(names))

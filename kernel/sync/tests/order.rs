@@ -3,6 +3,7 @@
 #![cfg(debug_assertions)]
 #![cfg(not(any(loom, shuttle)))]
 
+use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -299,9 +300,13 @@ fn a_chain_of_waits_ends_with_who_runs() {
 
 #[test]
 fn cpus_that_are_waited_for_are_edges_too() {
-    let plays: [fn(&dyn Fn()); 2] = [
+    let plays: [fn(&dyn Fn()); 3] = [
         |look| {
             let _wait = waits(Wait::Shootdown, Class::None, CpuId(5).bit().0);
+            look();
+        },
+        |look| {
+            let _wait = waits(Wait::Shootdown, Class::None, CpuId(2).bit().0);
             look();
         },
         |look| {
@@ -312,7 +317,52 @@ fn cpus_that_are_waited_for_are_edges_too() {
     with_contexts(&plays, |held| {
         let all = [("a", held[0], Some(CpuId(2))), ("b", held[1], Some(CpuId(5)))];
         let graph = Graph { contexts: &Few(&all), from: held[0], now_ns: Host::now_ns() }.to_string();
-        says(&graph, &["a spins until CPUs 0x20", "b sleeps until CPUs 0x4", "a cycle: a -> b -> a"]);
+        says(&graph, &["a spins until CPUs 0x20", "b spins until CPUs 0x4", "a cycle: a -> b -> a"]);
+
+        // One that sleeps leaves its CPU to others.
+        let all = [("a", held[0], Some(CpuId(2))), ("c", held[2], Some(CpuId(5)))];
+        let graph = Graph { contexts: &Few(&all), from: held[2], now_ns: Host::now_ns() }.to_string();
+        says(&graph, &["c sleeps until CPUs 0x4", "one of them runs a", "a spins until CPUs 0x20", "no cycle"]);
+    });
+}
+
+/// Contexts of which some move on when they have been looked at so often.
+struct Moving<'a> {
+    before: Few<'a>,
+    after: Few<'a>,
+    looks: Cell<u32>,
+}
+
+impl Contexts for Moving<'_> {
+    fn each(&self, visit: &mut dyn FnMut(&Seen<'_>)) {
+        let left = self.looks.get();
+        self.looks.set(left.saturating_sub(1));
+        if left > 0 { &self.before } else { &self.after }.each(visit);
+    }
+}
+
+#[test]
+fn a_cycle_that_does_not_stand_still_is_none() {
+    fn deadlocked(look: &dyn Fn(), mine: u64, other: u64) {
+        holds(Class::Planted, mine);
+        let _wait = waits(Wait::Lock, Class::Planted, other);
+        look();
+    }
+    fn holds_only(look: &dyn Fn(), mine: u64) {
+        holds(Class::Planted, mine);
+        look();
+    }
+    let plays: [fn(&dyn Fn()); 3] =
+        [|look| deadlocked(look, 1, 2), |look| deadlocked(look, 2, 1), |look| holds_only(look, 2)];
+    with_contexts(&plays, |held| {
+        let before = [("a", held[0], None), ("b", held[1], None)];
+        let after = [("a", held[0], None), ("b", held[2], Some(CpuId(0)))];
+        // Each of two contexts is shown by two looks; after that `b` has what it waited for.
+        for (looks, verdict) in [(4, "no cycle"), (u32::MAX, "a cycle: a -> b -> a")] {
+            let contexts = Moving { before: Few(&before), after: Few(&after), looks: Cell::new(looks) };
+            let graph = Graph { contexts: &contexts, from: held[0], now_ns: Host::now_ns() }.to_string();
+            says(&graph, &["a sleeps for planted lock 0x2", "b sleeps for planted lock 0x1", verdict]);
+        }
     });
 }
 

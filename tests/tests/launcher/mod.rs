@@ -24,7 +24,28 @@ pub(crate) fn add(trials: &mut Trials) {
     trials.add("launcher::unknown_calls_are_logged_once", unknown_calls);
     trials.add("launcher::a_kernel_without_checks_runs", without_checks);
     trials.add("launcher::planted_leak_fails_the_run", planted_leak);
+    trials.add("launcher::waits_beyond_the_limit_are_drawn", wait_limit);
     soak::add(trials);
+}
+
+/// Who waits for the update lock of a call that is held up at a schedule point, and where both took or want it.
+fn wait_limit() -> Result<()> {
+    let options = ["--cpus", "2", "--firmware", "none", "--log", "warn", "--wait-limit", "5"];
+    let held_up = ["--points", "seed=1;after-mark=delay:30000:1/2"];
+    let args = run_args(&[&options[..], &held_up].concat(), Rust("demo"), &["3", "6", "16"])?;
+    let finished = launcher::run(&args, &[])?;
+    let err = finished.err();
+    ensure!(finished.status == 0, "status {}: {err}", finished.status);
+    for words in [
+        "a wait lasts too long:",
+        " sleeps for update lock 0x",
+        " is held by thread user@0x",
+        "taken at kernel/mm/src/",
+    ] {
+        ensure!(err.contains(words), "{words:?} is missing: {err}");
+    }
+    ensure!(err.contains("no cycle") && !err.contains("a cycle:"), "there is none: {err}");
+    Ok(())
 }
 
 /// One clear line on standard error, status 2, and no machine is started for it.

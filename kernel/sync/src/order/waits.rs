@@ -2,7 +2,7 @@
 //!
 //! Nothing is kept for it while all goes well: locks do not know their holders. Whoever wants to know who holds a lock looks
 //! through all contexts for one that says so. Contexts run meanwhile, so what is found is a hint; of contexts that have
-//! waited long, which is what this is for, it is true.
+//! waited long, which is what this is for, it is true. A cycle is looked at twice: only a deadlock stands still.
 
 use core::fmt;
 
@@ -53,7 +53,21 @@ struct Nodes {
     address: [usize; MAX_NODES],
     /// Bit `j` of `waits_for[i]`: the `i`th waits for the `j`th.
     waits_for: [u32; MAX_NODES],
+    /// Since when each waits.
+    since_ns: [u64; MAX_NODES],
     count: usize,
+}
+
+/// A path along edges that ends where it begins.
+struct Cycle {
+    nodes: [usize; MAX_NODES + 1],
+    len: usize,
+}
+
+impl Cycle {
+    fn nodes(&self) -> &[usize] {
+        &self.nodes[..self.len]
+    }
 }
 
 impl Nodes {
@@ -84,15 +98,17 @@ impl Nodes {
         reach
     }
 
-    /// Calls `visit` with the numbers along a cycle, its first one again at the end. False: there is none.
-    fn cycle(&self, mut visit: impl FnMut(usize)) -> bool {
+    /// A cycle, its first node again at the end.
+    fn cycle(&self) -> Option<Cycle> {
         let reach = self.reachable();
-        let Some(first) = (0..self.count).find(|&node| reach[node] & 1 << node != 0) else { return false };
+        let first = (0..self.count).find(|&node| reach[node] & 1 << node != 0)?;
+        let mut cycle = Cycle { nodes: [first; MAX_NODES + 1], len: 0 };
         let mut node = first;
         // No node comes twice: each step is to the nearest of those that lead back, and at most all are passed.
         let mut passed = 0u32;
         loop {
-            visit(node);
+            cycle.nodes[cycle.len] = node;
+            cycle.len += 1;
             passed |= 1 << node;
             let back = |&next: &usize| {
                 self.waits_for[node] & 1 << next != 0
@@ -102,8 +118,8 @@ impl Nodes {
             match next {
                 Some(next) if next != first => node = next,
                 _ => {
-                    visit(first);
-                    return true;
+                    cycle.len += 1; // its place holds `first` from the start
+                    return Some(cycle);
                 }
             }
         }
@@ -125,8 +141,20 @@ fn awaited(what: Wait, place: &Place, seen: &Seen<'_>) -> Option<Option<(Place, 
         Wait::FaultEnd => holds(Class::VmaRead, Some(place.address)),
         Wait::GracePeriod | Wait::Shootdown => {
             let asked = CpuSet(place.address);
-            seen.cpu.is_some_and(|cpu| asked.contains(cpu)).then_some(None)
+            let runs = seen.cpu.is_some_and(|cpu| asked.contains(cpu));
+            // One that is about to sleep keeps no CPU waiting.
+            let stays = seen.held.wait().is_none_or(|(what, place, _)| spins(what, &place));
+            (runs && stays).then_some(None)
         }
+    }
+}
+
+/// Whether a wait keeps its CPU.
+fn spins(what: Wait, place: &Place) -> bool {
+    match what {
+        Wait::Nothing | Wait::FaultEnd | Wait::Shootdown => true,
+        Wait::Lock => place.class.kind() == Kind::Spins,
+        Wait::Event | Wait::TransactionEnd | Wait::Cell | Wait::GracePeriod => false,
     }
 }
 
@@ -184,6 +212,7 @@ impl<C: Contexts> Graph<'_, C> {
         seen: &Seen<'_>,
     ) -> fmt::Result {
         let Some((what, place, _)) = seen.held.wait() else { return Ok(()) };
+        nodes.since_ns[node] = place.since_ns;
         let mut result = Ok(());
         let mut none = true;
         self.contexts.each(&mut |other| {
@@ -199,6 +228,29 @@ impl<C: Contexts> Graph<'_, C> {
         result?;
         // Between the two looks it may have been given back.
         if none && what.is_watched() { f.write_str("\n    held by nobody now") } else { Ok(()) }
+    }
+
+    /// A cycle of edges that are all still there. Each was found at another moment; those that are found once more, by
+    /// waits that have not ended meanwhile, all stood at the same time: since the first look nobody on it has moved.
+    fn standing_cycle(&self, nodes: &mut Nodes) -> Option<Cycle> {
+        loop {
+            let cycle = nodes.cycle()?;
+            let gone = cycle.nodes().windows(2).find(|edge| !self.stands(nodes, edge[0], edge[1]));
+            let Some(&[from, to]) = gone else { return Some(cycle) };
+            nodes.waits_for[from] &= !(1 << to);
+        }
+    }
+
+    /// Whether one context still waits, in the same wait, for another.
+    fn stands(&self, nodes: &Nodes, from: usize, to: usize) -> bool {
+        let mut stands = false;
+        self.with(nodes.address[from], |waiter| {
+            let Some((what, place, _)) = waiter.held.wait() else { return };
+            if place.since_ns == nodes.since_ns[from] {
+                self.with(nodes.address[to], |holder| stands = awaited(what, &place, holder).is_some());
+            }
+        });
+        stands
     }
 
     fn write_holder(
@@ -226,7 +278,8 @@ fn write_site(f: &mut fmt::Formatter<'_>, how: &str, site: Option<Site>) -> fmt:
 impl<C: Contexts> fmt::Display for Graph<'_, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a wait lasts too long:")?;
-        let mut nodes = Nodes { address: [0; MAX_NODES], waits_for: [0; MAX_NODES], count: 0 };
+        let mut nodes =
+            Nodes { address: [0; MAX_NODES], waits_for: [0; MAX_NODES], since_ns: [0; MAX_NODES], count: 0 };
         nodes.number(self.from);
         let mut node = 0;
         // Grows while it is walked: breadth first.
@@ -238,17 +291,14 @@ impl<C: Contexts> fmt::Display for Graph<'_, C> {
             result?;
             node += 1;
         }
-        let mut result = Ok(());
-        let mut first = true;
-        let found = nodes.cycle(|node| {
-            let before = if core::mem::take(&mut first) { "\n  a cycle: " } else { " -> " };
-            self.with(nodes.address[node], |seen| {
-                if result.is_ok() {
-                    result = write!(f, "{before}{}", seen.name);
-                }
-            });
-        });
-        result?;
-        if found { Ok(()) } else { f.write_str("\n  no cycle") }
+        let Some(cycle) = self.standing_cycle(&mut nodes) else { return f.write_str("\n  no cycle") };
+        let mut before = "\n  a cycle: ";
+        for &node in cycle.nodes() {
+            let mut result = Ok(());
+            self.with(nodes.address[node], |seen| result = write!(f, "{before}{}", seen.name));
+            result?;
+            before = " -> ";
+        }
+        Ok(())
     }
 }
