@@ -8,7 +8,8 @@
 //! points, or their patience (in the machine's own time) is over; then all go on at once.
 //!
 //! Points stand under spin locks and with interrupts off. All waiting here goes through `Platform::relax`, which serves
-//! other CPUs' flush requests, so a shootdown waits for no meeting; and every wait has an end, so a meeting that cannot
+//! other CPUs' flush requests, so a shootdown waits for no meeting (but at
+//! `flush-acknowledging`, where that is what was asked for); and every wait has an end, so a meeting that cannot
 //! come about, because who should come spins on a lock held here, only costs its time. A point passed while this CPU
 //! waits at another one (in an interrupt, or serving a flush) does nothing.
 

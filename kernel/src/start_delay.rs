@@ -1,6 +1,6 @@
 //! Late starts on purpose: which CPU and which thread comes first should not be the emulator's habit.
 //!
-//! With a seed from the launcher (`abi::fw_cfg::START_DELAYS`) every CPU goes to its first thread, and every thread takes
+//! With a seed from the launcher (`abi::fw_cfg::START_DELAYS`) every CPU but the boot CPU goes to its first thread, and every thread takes
 //! its first step, after a delay that follows from the seed and from which CPU or thread it is: none for half of them,
 //! a spin of some microseconds, or a sleep in which others run. Without a seed there is none of this. Threads are
 //! numbered as they come to their first step: on several CPUs their order is the emulator's, the delays are the seed's.

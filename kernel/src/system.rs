@@ -120,8 +120,8 @@ impl System for Machine {
         sched::yield_now();
     }
 
-    fn set_affinity(thread: &Thread<Machine>, cpus: CpuSet) {
-        sched::set_affinity(thread, cpus);
+    fn set_affinity(thread: &Thread<Machine>) {
+        sched::set_affinity(thread);
     }
 
     fn online() -> CpuSet {

@@ -13,7 +13,7 @@ use crate::status;
 use crate::toolchain::{BARE_METAL, Candidate, Choice, DEBIAN, LINUX, Origin, debian_packages};
 
 /// Room in bytes under `target/` that a build from nothing and the tests take.
-const ROOM_BYTES: u64 = 3 << 30;
+const ROOM_BYTES: u64 = 6 << 30;
 
 /// Prints the list, and returns the exit status: 0, or [`status::SET_UP`] if something is missing that is required.
 ///

@@ -32,6 +32,8 @@ pub enum Stopped {
 pub struct Monitor {
     stream: UnixStream,
     answers: Receiver<Value>,
+    /// Questions so far: the number of the last one.
+    asked: u64,
 }
 
 /// The reading side of a connection: belongs to a thread.
@@ -48,7 +50,7 @@ pub struct Listener {
 pub fn split(stream: UnixStream) -> Result<(Monitor, Listener)> {
     let lines = BufReader::new(stream.try_clone().context("cannot share the monitor's socket")?);
     let (sender, answers) = channel();
-    Ok((Monitor { stream, answers }, Listener { lines, answers: sender }))
+    Ok((Monitor { stream, answers, asked: 0 }, Listener { lines, answers: sender }))
 }
 
 impl Listener {
@@ -99,9 +101,16 @@ impl Monitor {
     }
 
     fn command(&mut self, name: &str, arguments: Value) -> Result<Value> {
-        let line = format!("{}\n", json!({ "execute": name, "arguments": arguments }));
+        self.asked += 1;
+        let line = format!("{}\n", json!({ "execute": name, "arguments": arguments, "id": self.asked }));
         self.stream.write_all(line.as_bytes()).context("QEMU's monitor has gone")?;
-        let mut answer = self.answers.recv_timeout(PATIENCE).context("QEMU's monitor does not answer")?;
+        let mut answer = loop {
+            let answer = self.answers.recv_timeout(PATIENCE).context("QEMU's monitor does not answer")?;
+            // An answer that came too late for its own question is none to this one.
+            if answer["id"] == self.asked {
+                break answer;
+            }
+        };
         match answer.get_mut("return") {
             Some(value) => Ok(value.take()),
             None => bail!("{name}: {answer}"),

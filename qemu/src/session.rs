@@ -131,6 +131,10 @@ pub(crate) fn run(
                 if lines.is_empty() {
                     lines = look(monitor.as_mut(), Why::Panic);
                 }
+                // Who looks at it with a debugger lets it go on.
+                if machine.starter == Starter::Debugger {
+                    continue;
+                }
                 // It has a few words for the console, and ends. It may be too broken for that.
                 deadline = Instant::now() + LAST_WORDS;
                 if monitor.as_mut().is_none_or(|monitor| monitor.resume().is_err()) {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
-use crate::cli::{FirmwareKind, MachineOptions, SoakOptions};
+use crate::cli::{FirmwareKind, MachineOptions, SoakOptions, Switch};
 use crate::draws::Draws;
 use crate::image::{Built, Image, kernel_image};
 use crate::machine::{self, Machine, Time};
@@ -56,7 +56,13 @@ pub fn main(machine: &MachineOptions, options: &SoakOptions) -> Result<u8> {
                 return Ok(status::BAD_INPUT);
             }
         };
-        let (image, boot) = soak.machine(&choice)?;
+        let made = soak.machine(&choice);
+        // A signal ends a build too.
+        if made.is_err() && soak.stop.load(Ordering::Relaxed) {
+            writeln!(out, "{tally}")?;
+            return Ok(status::INTERRUPTED);
+        }
+        let (image, boot) = made?;
         write!(out, "{:>5}  {choice}", run + 1)?;
         out.flush()?;
         let ended = boot.run();
@@ -241,7 +247,12 @@ impl<'a> Soak<'a> {
     fn again(&self, choice: &Choice) -> String {
         let mut words = format!("cargo run -- soak --runs 1 --seed {:#x}", choice.seed);
         let options = self.options;
-        let numbers = [("--cpus", options.cpus), ("--mem", options.mem), ("--timeout", options.timeout)];
+        let numbers = [
+            ("--cpus", options.cpus),
+            ("--mem", options.mem),
+            ("--timeout", options.timeout),
+            ("--wait-limit", options.wait_limit),
+        ];
         for (name, value) in numbers {
             if let Some(value) = value {
                 words += &format!(" {name} {value}");
@@ -263,6 +274,12 @@ impl<'a> Soak<'a> {
         }
         if options.release {
             words += " --release";
+        }
+        if let Some(switch) = options.events {
+            words += if switch == Switch::Off { " --events off" } else { " --events on" };
+        }
+        if let Some(level) = options.log {
+            words += &format!(" --log {}", level.name());
         }
         if let Some(kernel) = &options.kernel {
             words += &format!(" --kernel {}", quoted(&kernel.display().to_string()));
@@ -346,6 +363,7 @@ mod tests {
             "tessera --kernel /k/elf soak --cpus 64",
             "tessera soak --icount --points seed=1;*=delay:5:1/9",
             "tessera soak --icount --firmware uefi --cpus 2",
+            "tessera soak --events off --log warn --wait-limit 50",
         ] {
             let (machine, soak_options) = options(line);
             let soak = Soak {
@@ -366,6 +384,10 @@ mod tests {
                 assert_eq!(
                     (repeated.release, &repeated.kernel, &repeated.plant, repeated.timeout, &repeated.points),
                     (machine.release, &machine.kernel, &machine.plant, machine.timeout, &machine.points)
+                );
+                assert_eq!(
+                    (repeated.events, repeated.log, repeated.wait_limit),
+                    (machine.events, machine.log, machine.wait_limit)
                 );
             }
         }

@@ -88,6 +88,7 @@ fn same(trials: &mut Trials) {
         trials.same(format!("same::futex::cpus{cpus}"), Case::new(Rust("futex"), &[]).cpus(cpus));
         trials.same(format!("same::time::cpus{cpus}"), Case::new(Rust("time"), &[]).cpus(cpus));
     }
+    trials.same("same::affinity::cpus4", Case::new(C("affinity"), &[]).cpus(4));
     for cpus in [2, 4] {
         trials.add(format!("same::ymm::cpus{cpus}"), move || ymm(cpus));
     }

@@ -7,7 +7,7 @@
 //! **The records.** Each *context* (a thread; a CPU in an interrupt handler) has one [`HeldStack`]: what it holds, outermost
 //! first, and what it waits for now. Contexts write their own, without locks, by plain (Relaxed) stores: an entry first, then
 //! the depth that shows it; the place waited for first, then the reason. Whoever reads the stack of a context that is
-//! stopped (a crash report) reads the truth; whoever reads one that runs reads a hint.
+//! stopped (a crash report) reads the truth, but that a lock just being taken out may show twice; whoever reads one that runs reads a hint.
 //!
 //! All are `#[repr(C)]`, integers only, little-endian, without padding: a tool outside reads [`HELD_STACK_BYTES`] bytes at a
 //! stack's address and decodes them by [`HeldStack::decode`]. Addresses in them (of locks, of source file names) are the

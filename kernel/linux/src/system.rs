@@ -137,7 +137,7 @@ pub trait System: Platform {
 
     /// Moves `thread` to `cpus` (never empty, all online); returns when it no longer runs on another CPU, if it is
     /// the caller.
-    fn set_affinity(thread: &Thread<Self>, cpus: CpuSet);
+    fn set_affinity(thread: &Thread<Self>);
 
     /// The CPUs that run threads.
     fn online() -> CpuSet;

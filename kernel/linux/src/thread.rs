@@ -98,7 +98,7 @@ impl<S: System> Thread<S> {
     /// Moves it to `cpus`, which holds an online CPU and no other.
     pub fn set_affinity(&self, cpus: CpuSet) {
         self.affinity.store(cpus.0, Ordering::Relaxed);
-        S::set_affinity(self, cpus);
+        S::set_affinity(self);
     }
 
     /// Its name (`PR_SET_NAME`), filled up with NULs.

@@ -137,10 +137,15 @@ pub fn yield_now() {
 
 /// Moves the calling kernel thread to one of `cpus`; returns on one of them.
 pub fn move_to(cpus: CpuSet) {
+    current().affinity.store(cpus.0, Relaxed);
+    obey_affinity();
+}
+
+/// Brings the calling thread to a CPU of its affinity, which other threads of its program may change meanwhile.
+fn obey_affinity() {
     let this = current();
-    this.affinity.store(cpus.0, Relaxed);
     let state = cpu::interrupts_disable();
-    while !cpus.contains(Cpu::current().id()) {
+    while !this.affinity().contains(Cpu::current().id()) {
         schedule(Leaving::Runnable);
     }
     cpu::interrupts_restore(state);

@@ -63,8 +63,14 @@ impl RunQueue {
         RunQueue { list: sync::spin_lock(Class::RunQueue, List { head: None, tail: None }), len: AtomicUsize::new(0) }
     }
 
-    fn push(&self, thread: NonNull<Thread>) {
+    /// Puts `thread` at the end of `cpu`'s queue, which this is. False, and nothing is done: it may not run there (any more).
+    fn push(&self, thread: NonNull<Thread>, cpu: CpuId) -> bool {
         let mut list = self.list.lock();
+        // Under the lock: whoever changes the affinity looks into this queue afterwards (`move_misplaced`).
+        // SAFETY: the caller hands over a live thread.
+        if !unsafe { thread.as_ref() }.affinity().contains(cpu) {
+            return false;
+        }
         // SAFETY: the caller hands over a live thread that is in no queue.
         unsafe { list.set_next(thread, None) };
         match list.tail {
@@ -74,6 +80,7 @@ impl RunQueue {
         }
         list.tail = Some(thread);
         self.len.store(self.len.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        true
     }
 
     /// Takes out the first thread that may run on `cpu`.
@@ -143,11 +150,19 @@ pub(super) fn take(cpu: CpuId) -> Option<NonNull<Thread>> {
 ///
 /// The caller owns the thread: it is in no queue, its context is saved, and it does not run.
 pub(super) fn enqueue(thread: NonNull<Thread>) {
-    // SAFETY: the caller owns the live thread.
-    let cpu = choose(unsafe { thread.as_ref() });
-    // SAFETY: as above. Told before the push: after it the thread may already run elsewhere.
-    unsafe { thread.as_ref() }.cpu.store(cpu.0, Ordering::Relaxed);
-    QUEUES[cpu.index()].push(thread);
+    let cpu = loop {
+        // SAFETY: the caller owns the live thread.
+        let this = unsafe { thread.as_ref() };
+        let cpu = choose(this);
+        // Told before the push: after it the thread may already run elsewhere.
+        this.cpu.store(cpu.0, Ordering::Relaxed);
+        // Between this store and `push`'s look at the affinity; the other half stands in `user::take_affinity`, between the
+        // new affinity and `move_misplaced`'s look at the CPU: either we see the one, or it the other, and then our push.
+        fence(Ordering::SeqCst);
+        if QUEUES[cpu.index()].push(thread, cpu) {
+            break cpu;
+        }
+    };
     // Between our push and our look at the bit: the other half stands in `announce_idle`.
     fence(Ordering::SeqCst);
     if take_idle(cpu) && cpu != Machine::cpu() {
@@ -212,7 +227,8 @@ pub(super) fn move_misplaced(thread: &Thread) {
     if thread.affinity().contains(cpu) {
         return;
     }
-    // It may run, sleep, or have moved on meanwhile: then it is not in this queue, and its next `enqueue` obeys.
+    // It may run, sleep, or have moved on meanwhile: then it is not in this queue, and its next `enqueue` obeys,
+    // as does one that is under way.
     if let Some(found) = QUEUES[cpu.index()].remove_first(|queued| core::ptr::eq(queued, thread)) {
         enqueue(found);
     }

@@ -12,7 +12,7 @@ use abi::event::Kind;
 use abi::flags::signal::{SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP};
 use linux::{Control, UserFault, UserRegs};
 use mm::{Access, AddressSpace};
-use sync::{Arc, CpuSet, Platform, order};
+use sync::{Arc, Platform, order};
 use x86_64::instructions::interrupts;
 
 use super::switch::{self, Leaving, current, schedule};
@@ -217,13 +217,13 @@ pub(crate) fn kick(thread: &linux::Thread<Machine>) {
     });
 }
 
-/// `System::set_affinity`.
-pub(crate) fn set_affinity(thread: &linux::Thread<Machine>, cpus: CpuSet) {
+/// `System::set_affinity`: the thread has been given another one.
+pub(crate) fn set_affinity(thread: &linux::Thread<Machine>) {
+    take_affinity(thread);
     let myself = current_user().is_some_and(|running| core::ptr::eq(&raw const **running, thread));
     if myself {
-        return super::move_to(cpus);
+        return super::obey_affinity();
     }
-    take_affinity(thread);
     thread.task.with(|kernel| {
         let state = cpu::interrupts_disable();
         // It waits in a queue, or it runs (then it moves at its next way through the gate), or it sleeps (then it

@@ -30,7 +30,7 @@ pub(crate) fn add(trials: &mut Trials) {
 
 /// Who waits for the update lock of a call that is held up at a schedule point, and where both took or want it.
 fn wait_limit() -> Result<()> {
-    let options = ["--cpus", "2", "--firmware", "none", "--log", "warn", "--wait-limit", "5"];
+    let options = ["--cpus", "2", "--firmware", "none", "--log", "warn", "--wait-limit", "5", "--timeout", "300"];
     let held_up = ["--points", "seed=1;after-mark=delay:30000:1/2"];
     let args = run_args(&[&options[..], &held_up].concat(), Rust("demo"), &["3", "6", "16"])?;
     let finished = launcher::run(&args, &[])?;

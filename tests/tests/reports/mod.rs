@@ -209,7 +209,8 @@ fn hang() -> Result<()> {
     let mark = mark.with_context(|| format!("no open transaction: {cpu}"))?;
     has(&told.events, &format!("transaction {mark}, update lock 0x"))?;
     ensure!(!told.events.contains(&format!("transaction end {mark}")), "it has ended: {}", told.events);
-    for event in ["mark VMA 0x", "settle ", "settle end ", "switch from ", "call "] {
+    // What came before is crowded out where the other CPU goes on faulting.
+    for event in ["switch from ", "call "] {
         has(&told.events, event)?;
     }
     Ok(())

@@ -258,7 +258,7 @@ impl System for Host {
         std::thread::yield_now();
     }
 
-    fn set_affinity(_: &Thread<Host>, _: CpuSet) {}
+    fn set_affinity(_: &Thread<Host>) {}
 
     fn online() -> CpuSet {
         CpuSet::first(Host::cpu_count())

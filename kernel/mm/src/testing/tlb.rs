@@ -48,7 +48,7 @@ impl Tlb {
         self.leaves.get(&page).copied()
     }
 
-    /// Walks the tables under `root` for `page`, and remembers the translation if it is present. `fresh` says whether the
+    /// Walks the tables under `root` for `page`, and remembers the translation if it is present. `start` says whether the
     /// walk begins at the root or may begin at a remembered upper entry.
     ///
     /// # Panics

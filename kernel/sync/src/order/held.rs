@@ -5,7 +5,7 @@
 
 use core::panic::Location;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, compiler_fence};
 
 use abi::lock::{Class, Context, HeldStack, Kind, MAX_HELD, Nests, Place, Wait, Where};
 
@@ -76,6 +76,7 @@ impl Held {
     pub fn reset(&self) {
         self.stack.depth.store(0, Ordering::Relaxed);
         self.stack.wait.store(Wait::Nothing as u32, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
         self.stack.broken.store(0, Ordering::Relaxed);
     }
 
@@ -201,6 +202,9 @@ impl Held {
         }
         self.stack.held[depth].set(place);
         self.sites[depth].set(Some(site));
+        // For readers outside of a CPU that has stopped anywhere: its stores are seen in program order, which the compiler must
+        // keep. So everywhere here.
+        compiler_fence(Ordering::Release);
         self.stack.depth.store(depth as u32 + 1, Ordering::Relaxed);
     }
 
@@ -249,6 +253,7 @@ impl Held {
             }
             self.sites[above - 1].set(self.sites[above].get());
         }
+        compiler_fence(Ordering::Release);
         self.stack.depth.store(depth as u32 - 1, Ordering::Relaxed);
     }
 
@@ -273,6 +278,7 @@ impl Held {
             self.stack.waiting.set(place);
         }
         self.wait_site.set(site);
+        compiler_fence(Ordering::Release);
         self.stack.wait.store(what as u32, Ordering::Relaxed);
     }
 }

@@ -90,7 +90,7 @@ pub fn update<P: Platform, T>(
     let _writer = space.lock.write();
     loop {
         let mut txn = Txn::begin(space, locks, counters);
-        let (mark, name) = (txn.own_mark().word(), core::ptr::from_ref(space).addr() as u64);
+        let (mark, name) = (txn.own_mark().word(), core::ptr::from_ref(&space.lock).addr() as u64);
         P::event(Kind::TransactionBegin, mark, name);
         P::transaction(TransactionEdge::Opened { mark, space: name });
         let result = body(&mut txn);
