@@ -76,7 +76,6 @@ impl Held {
     pub fn reset(&self) {
         self.stack.depth.store(0, Ordering::Relaxed);
         self.stack.wait.store(Wait::Nothing as u32, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
         self.stack.broken.store(0, Ordering::Relaxed);
     }
 
@@ -202,9 +201,7 @@ impl Held {
         }
         self.stack.held[depth].set(place);
         self.sites[depth].set(Some(site));
-        // For readers outside of a CPU that has stopped anywhere: its stores are seen in program order, which the compiler must
-        // keep. So everywhere here.
-        compiler_fence(Ordering::Release);
+        keep_order();
         self.stack.depth.store(depth as u32 + 1, Ordering::Relaxed);
     }
 
@@ -253,7 +250,7 @@ impl Held {
             }
             self.sites[above - 1].set(self.sites[above].get());
         }
-        compiler_fence(Ordering::Release);
+        keep_order();
         self.stack.depth.store(depth as u32 - 1, Ordering::Relaxed);
     }
 
@@ -274,13 +271,20 @@ impl Held {
 
     fn set_wait(&self, what: Wait, place: Option<&Place>, site: Option<Site>) {
         self.stack.wait.store(Wait::Nothing as u32, Ordering::Relaxed);
+        keep_order();
         if let Some(place) = place {
             self.stack.waiting.set(place);
         }
         self.wait_site.set(site);
-        compiler_fence(Ordering::Release);
+        keep_order();
         self.stack.wait.store(what as u32, Ordering::Relaxed);
     }
+}
+
+/// Between two stores that a reader must see in this order who looks from outside at a CPU that has stopped anywhere: the CPU's
+/// stores have taken effect in program order, and the compiler must keep it. Nothing between running CPUs rests on it.
+fn keep_order() {
+    compiler_fence(Ordering::SeqCst);
 }
 
 /// What forbids taking the lock of `class` at `address` by a context that holds `held`, if anything does.
