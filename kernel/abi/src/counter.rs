@@ -44,9 +44,17 @@ counters! {
     MarkCleared = "mark_cleared",
     /// CPUs that a settling writer had to wait for.
     SettleWait = "settle_wait",
+    /// Sleeps of a transaction until another one ended that had marked a VMA in its way.
+    TxnWait = "txn_wait",
+    /// Bodies of transactions run again with their marks kept, because the tree had changed meanwhile.
+    TxnAgain = "txn_again",
+    /// Publications in an address space's tree.
+    Publish = "publish",
+    /// Nanoseconds for which they held the tree's publication section.
+    PublishNs = "publish_ns",
     /// Transactions told to back off by an older one (`wound-wait`).
     Wound = "wound",
-    /// Transactions started again from their beginning.
+    /// Transactions that gave up all marks and began again: wounded, or chosen to break a cycle.
     Restart = "restart",
     /// Cycles of waiting transactions found (`cycle`).
     Cycle = "cycle",

@@ -66,6 +66,8 @@ pub enum Errno {
     ENAMETOOLONG = 36,
     /// Function not implemented.
     ENOSYS = 38,
+    /// Too many levels of symbolic links.
+    ELOOP = 40,
     /// Value too large for defined data type.
     EOVERFLOW = 75,
     /// Operation not supported.
@@ -114,6 +116,7 @@ impl Errno {
             Errno::EDEADLK => "EDEADLK",
             Errno::ENAMETOOLONG => "ENAMETOOLONG",
             Errno::ENOSYS => "ENOSYS",
+            Errno::ELOOP => "ELOOP",
             Errno::EOVERFLOW => "EOVERFLOW",
             Errno::EOPNOTSUPP => "EOPNOTSUPP",
             Errno::ETIMEDOUT => "ETIMEDOUT",

@@ -70,6 +70,10 @@ kinds! {
     Unpark = 18, "unpark", "thread", "";
     /// The kernel begins to die.
     Panic = 19, "panic", "", "";
+    /// A transaction goes to sleep until another one ends that is in its way: both marks.
+    TransactionSleep = 20, "transaction sleeps", "mark", "for";
+    /// A transaction tells another one to back off: that one's mark, and its own.
+    Wound = 21, "wound", "victim", "by";
 }
 
 /// [`Kind::FaultEnd`]'s second word when no mapping or no right serves the fault.

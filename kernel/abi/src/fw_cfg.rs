@@ -34,3 +34,7 @@ pub const EVENTS: &str = "opt/tessera/events";
 pub const WAIT_LIMIT_MS: &str = "opt/tessera/wait-limit-ms";
 /// 32 bytes that seed the kernel's random numbers; absent: the CPU's time stamp.
 pub const SEED: &str = "opt/tessera/seed";
+/// Name of the read protocol ([`crate::ReadProtocol`]) of VMAs; absent: the default's.
+pub const VMA_LOCK: &str = "opt/tessera/vma-lock";
+/// Name of the update protocol ([`crate::UpdateProtocol`]); absent: the default's.
+pub const UPDATE: &str = "opt/tessera/update";

@@ -6,6 +6,7 @@
 //! | [`nr`] | system-call numbers | programs |
 //! | [`flags`] | bits of memory calls, `clone`, futexes | programs |
 //! | [`counter`] | the counters that every report shows | host tools |
+//! | [`extreme`] | the holds and waits of which reports show the longest | host tools |
 //! | [`lock`] | lock classes in their order, and records of what is held | host tools |
 //! | [`wire`] | frames on the stream port | host tools |
 //! | [`point`](mod@point) | schedule points, and the text that says what happens at them | host tools |
@@ -24,18 +25,22 @@ pub mod counter;
 pub mod errno;
 pub mod event;
 pub mod exit;
+pub mod extreme;
 pub mod flags;
 pub mod fw_cfg;
 pub mod lock;
 pub mod marker;
 pub mod nr;
 pub mod point;
+pub mod protocol;
 pub mod report;
 pub mod wire;
 
 pub use counter::Counter;
 pub use errno::Errno;
+pub use extreme::Extreme;
 pub use point::Point;
+pub use protocol::{Pair, ReadProtocol, UpdateProtocol};
 
 /// Size of a page and of a page frame, in bytes.
 pub const PAGE_SIZE: u64 = 4096;

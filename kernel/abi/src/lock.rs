@@ -98,6 +98,8 @@ classes! {
     ProcessMembers = "process members", Spins, Threads, Never;
     /// A process's open files.
     ProcessFiles = "process files", Spins, Threads, Never;
+    /// Where the reader of an open file stands.
+    FileReader = "open file", Spins, Threads, Never;
     /// A process's signal handlers.
     ProcessSignals = "process signals", Spins, Threads, Never;
     /// A process's resource limits.
@@ -118,8 +120,14 @@ classes! {
     FairLock = "fair lock's queue", Spins, Threads, Never;
     /// The waiters of a wait queue.
     WaitQueue = "wait queue", Spins, Anywhere, Never;
+    /// The locks that a transaction holds, listed for others (`cycle-held`).
+    HeldLocks = "list of held locks", Spins, Threads, Never;
     /// A bucket of the futex table: of two, the lower first.
     FutexBucket = "futex bucket", Spins, Threads, LowerFirst;
+    /// The list of all address spaces' counters.
+    Tallies = "list of counters", Spins, Threads, Never;
+    /// The longest holds and waits of an address space.
+    Extremes = "longest holds and waits", Spins, Threads, Never;
     /// The free kernel stacks.
     StackPool = "kernel stacks", Spins, Anywhere, Never;
     /// The kernel's own page tables.

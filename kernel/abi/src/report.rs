@@ -169,7 +169,7 @@ impl Default for Ring {
 pub mod trap {
     /// Ends of the names of the functions that lay them out. They keep no frame of their own: the frame of the function
     /// that they call ends where the registers begin.
-    pub const ENTRIES: [&str; 2] = ["::trap_entry", "::paranoid_entry"];
+    pub const ENTRIES: [&str; 3] = ["::trap_entry", "::paranoid_entry", "::flush_entry"];
     /// Bytes from the first register to the interrupted RBP.
     pub const RBP: u64 = 8 * 8;
     /// To the vector.

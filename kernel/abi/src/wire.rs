@@ -36,6 +36,9 @@ pub enum Kind {
     Frames = 9,
     /// The last frame: the value that goes to the debug-exit port next.
     End = 10,
+    /// Counters of each address space: text. Blocks of lines as in `/proc/vmstat`, each below a heading: `machine`, then `space
+    /// NUMBER PROCESS NAME` for each. Several frames are put together.
+    Spaces = 11,
     /// Host to kernel: bytes for the program's standard input.
     Stdin = 0x81,
     /// Host to kernel: end of the standard input.
@@ -56,6 +59,7 @@ impl Kind {
             8 => Kind::Log,
             9 => Kind::Frames,
             10 => Kind::End,
+            11 => Kind::Spaces,
             0x81 => Kind::Stdin,
             0x82 => Kind::StdinEnd,
             _ => return None,
