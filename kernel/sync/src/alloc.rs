@@ -103,6 +103,22 @@ pub fn try_push<T>(elements: &mut Vec<T>, value: T) -> Result<(), AllocError> {
     Ok(())
 }
 
+/// Appends copies of `more`.
+///
+/// # Errors
+/// [`AllocError`] if memory is out; `elements` is as it was.
+#[expect(clippy::disallowed_methods, reason = "room has been reserved")]
+pub fn try_extend<T: Copy>(elements: &mut Vec<T>, more: &[T]) -> Result<(), AllocError> {
+    if elements.capacity() - elements.len() < more.len() {
+        if !allocation_allowed() {
+            return Err(AllocError);
+        }
+        elements.try_reserve(more.len()).map_err(|_| AllocError)?;
+    }
+    elements.extend_from_slice(more);
+    Ok(())
+}
+
 /// A shared owner of a `T`, counted; `core`'s `Arc`, but its making can fail.
 pub struct Arc<T> {
     inner: NonNull<Inner<T>>,

@@ -94,8 +94,8 @@ impl<P: Platform> FairRwLock<P> {
     /// In debug builds, where the lock order forbids it ([`crate::order::before`]).
     #[track_caller]
     pub fn write(&self) -> WriteGuard<'_, P> {
-        self.acquire(Kind::Writer);
-        WriteGuard { lock: self, not_send: PhantomData }
+        let waited_since_ns = self.acquire(Kind::Writer);
+        WriteGuard { lock: self, waited_since_ns, not_send: PhantomData }
     }
 
     /// Waits for the lock, together with other readers. A thread that reads already must not: a writer queued between
@@ -105,8 +105,8 @@ impl<P: Platform> FairRwLock<P> {
     /// As [`FairRwLock::write`].
     #[track_caller]
     pub fn read(&self) -> ReadGuard<'_, P> {
-        self.acquire(Kind::Reader);
-        ReadGuard { lock: self, not_send: PhantomData }
+        let waited_since_ns = self.acquire(Kind::Reader);
+        ReadGuard { lock: self, waited_since_ns, not_send: PhantomData }
     }
 
     /// How many threads wait for the lock now: for reports and tests.
@@ -119,22 +119,25 @@ impl<P: Platform> FairRwLock<P> {
         (self.tag.class(), core::ptr::from_ref(self).addr() as u64)
     }
 
+    /// Returns since when it waited, if it did.
     #[track_caller]
-    fn acquire(&self, kind: Kind) {
+    fn acquire(&self, kind: Kind) -> Option<u64> {
         let (class, address) = self.name();
         order::before::<P>(class, address);
         order::may_sleep::<P>();
-        self.enter(kind);
+        let waited_since_ns = self.enter(kind);
         order::acquired::<P>(class, kind.mode(), address, NO_RANGE);
+        waited_since_ns
     }
 
     #[track_caller]
-    fn enter(&self, kind: Kind) {
+    fn enter(&self, kind: Kind) -> Option<u64> {
         let mut state = self.state.lock();
         if state.queue.front().is_none() && state.admits(kind) {
             state.enter(kind);
-            return;
+            return None;
         }
+        let since_ns = P::now_ns();
         let (class, address) = self.name();
         let mut node = Node::new(Waiter { thread: P::current_thread(), kind });
         let node = NonNull::from(&mut node);
@@ -149,6 +152,7 @@ impl<P: Platform> FairRwLock<P> {
             state = self.state.lock();
         }
         // Out of the queue means that `hand_over` entered for us.
+        Some(since_ns)
     }
 
     fn release(&self, kind: Kind) {
@@ -168,7 +172,15 @@ impl<P: Platform> FairRwLock<P> {
 #[must_use]
 pub struct WriteGuard<'a, P: Platform> {
     lock: &'a FairRwLock<P>,
+    waited_since_ns: Option<u64>,
     not_send: PhantomData<*const ()>,
+}
+
+impl<P: Platform> WriteGuard<'_, P> {
+    /// When the holder began to wait for the lock ([`Platform::now_ns`]); `None` if it was free.
+    pub fn waited_since_ns(&self) -> Option<u64> {
+        self.waited_since_ns
+    }
 }
 
 impl<P: Platform> Drop for WriteGuard<'_, P> {
@@ -181,7 +193,15 @@ impl<P: Platform> Drop for WriteGuard<'_, P> {
 #[must_use]
 pub struct ReadGuard<'a, P: Platform> {
     lock: &'a FairRwLock<P>,
+    waited_since_ns: Option<u64>,
     not_send: PhantomData<*const ()>,
+}
+
+impl<P: Platform> ReadGuard<'_, P> {
+    /// As [`WriteGuard::waited_since_ns`].
+    pub fn waited_since_ns(&self) -> Option<u64> {
+        self.waited_since_ns
+    }
 }
 
 impl<P: Platform> Drop for ReadGuard<'_, P> {

@@ -107,9 +107,9 @@ pub enum FlushScope<'a> {
 /// One TLB shootdown.
 #[derive(Clone, Copy, Debug)]
 pub struct FlushRequest<'a> {
-    /// Physical address of the root table of the address space.
-    pub root: u64,
-    /// CPUs that may hold translations of it, the caller's own included or not.
+    /// The address space: the physical address of its tree of tables, which no other has meanwhile.
+    pub space: u64,
+    /// CPUs that may hold the translations in question, the caller's own included or not.
     pub cpus: CpuSet,
     /// What to remove.
     pub scope: FlushScope<'a>,
@@ -160,8 +160,7 @@ pub trait Platform: Sized + Send + Sync + 'static {
     fn phys_to_virt(phys: u64) -> *mut u8;
 
     /// Removes translations from the TLBs of the requested CPUs, and returns when **all have acknowledged**.
-    /// The caller has made its changes to the tables visible before (this function starts with a full fence) and holds
-    /// no spin lock. Interrupts may be on or off; while waiting, own requests are served.
+    /// The caller has changed the tables before: the CPUs asked see that from their flush on. It holds no spin lock. Interrupts may be on or off; while waiting, own requests are served.
     /// Returns how many other CPUs were asked.
     fn shootdown(request: &FlushRequest<'_>) -> usize;
 
@@ -191,6 +190,14 @@ pub trait Platform: Sized + Send + Sync + 'static {
     #[inline]
     fn event(kind: abi::event::Kind, a: u64, b: u64) {
         let _ = (kind, a, b);
+    }
+
+    /// Whether the machine shall make the mistake called `name`, on purpose, so that a test shows that it would see it. Asked
+    /// beside [`crate::primitive::mutant`], where a test of the whole machine plants the mistakes that models plant, too.
+    #[inline(always)]
+    fn planted(name: &'static str) -> bool {
+        let _ = name;
+        false
     }
 
     /// The caller passes a schedule point ([`crate::point!`]). May take a while, but ends by itself, never sleeps, and

@@ -8,7 +8,8 @@
 //!
 //! Three things differ between the builds, and each has its name here:
 //! - loom's constructors are not `const`: `const_unless_loom!` and `array_of!`.
-//! - tables must be small for an exhaustive search: [`MAX_CPUS`], [`CELLS`], [`FUTEX_BUCKETS`].
+//! - tables and counts must be small for an exhaustive search: [`MAX_CPUS`], [`CELLS`], [`READER_PLACES`], [`UNBIASED_FAULTS`],
+//!   [`FUTEX_BUCKETS`]; and what is found by an address must be found at the same place in each execution: [`reader_place`].
 //! - every ordering has a name, by which a loom run can weaken it ([`weaken`], [`fence_named`]) or break a step
 //!   ([`mutant`]), and must then fail. `tests/mutants.list` says which run fails with which name, and `tests/shuttle.list`
 //!   the same of the steps that shuttle's runs find.

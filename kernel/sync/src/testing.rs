@@ -154,6 +154,12 @@ pub fn in_interrupt<R>(body: impl FnOnce() -> R) -> R {
     body()
 }
 
+/// Sets the clock of the calling thread, which stands still in models: transactions that it begins are as old as that.
+#[cfg(any(loom, shuttle))]
+pub fn set_clock(now_ns: u64) {
+    host::set_clock(now_ns);
+}
+
 /// Tells `thread` to die: its interruptible waits end. Told to itself, it ends the next one.
 pub fn interrupt(thread: ThreadId) {
     host::interrupt(thread);
@@ -454,6 +460,10 @@ mod host {
 
     pub(super) fn now_ns() -> u64 {
         THREAD.with(|thread| thread.now.get())
+    }
+
+    pub(super) fn set_clock(now_ns: u64) {
+        THREAD.with(|thread| thread.now.set(now_ns));
     }
 
     pub(super) fn park(deadline_ns: Option<u64>) {

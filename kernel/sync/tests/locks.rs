@@ -201,11 +201,80 @@ fn arc_drops_its_value_once() {
 
 #[test]
 fn counters_count_for_each_cpu() {
-    static COUNTERS: Counters<Host> = Counters::new();
-    on_cpu(CpuId(1), || COUNTERS.bump(Counter::Fault));
-    on_cpu(CpuId(2), || COUNTERS.add(Counter::Fault, 5));
-    assert_eq!(COUNTERS.get(CpuId(0), Counter::Fault), 0);
-    assert_eq!(COUNTERS.get(CpuId(1), Counter::Fault), 1);
-    assert_eq!(COUNTERS.total(Counter::Fault), 6);
-    assert_eq!(COUNTERS.total(Counter::Txn), 0);
+    let counters = Counters::<Host>::new().unwrap();
+    on_cpu(CpuId(1), || counters.bump(Counter::Fault));
+    on_cpu(CpuId(2), || counters.add(Counter::Fault, 5));
+    assert_eq!(counters.get(CpuId(0), Counter::Fault), 0);
+    assert_eq!(counters.get(CpuId(1), Counter::Fault), 1);
+    assert_eq!(counters.total(Counter::Fault), 6);
+    assert_eq!(counters.total(Counter::Txn), 0);
+}
+
+#[test]
+fn the_longest_is_kept_with_its_site() {
+    use core::panic::Location;
+    #[track_caller]
+    fn site() -> &'static Location<'static> {
+        Location::caller()
+    }
+    let counters = Counters::<Host>::new().unwrap();
+    let kind = abi::Extreme::FaultWait;
+    assert_eq!(counters.longest(kind), None);
+    let (first, second, third) = (site(), site(), site());
+    counters.note(kind, Longest { ns: 0, site: first });
+    assert_eq!(counters.longest(kind), None, "what took no time");
+    counters.note(kind, Longest { ns: 70, site: first });
+    counters.note(kind, Longest { ns: 69, site: second });
+    counters.note(kind, Longest { ns: 70, site: second });
+    assert_eq!(counters.longest(kind), Some(Longest { ns: 70, site: first }), "the first of two that are as long");
+    counters.note(kind, Longest { ns: 71, site: third });
+    let longest = counters.longest(kind).unwrap();
+    assert_eq!((longest.ns, longest.site.line(), longest.site.file()), (71, third.line(), file!()));
+    assert_eq!(counters.longest(abi::Extreme::TxnWait), None, "each kind has its own");
+
+    // A hold is measured by the platform's clock, and what began on a CPU whose clock is ahead took no time.
+    while Host::now_ns() < 1000 {}
+    let took = counters.took(abi::Extreme::TxnHold, Host::now_ns() - 1000, first);
+    assert!(took >= 1000 && counters.longest(abi::Extreme::TxnHold).unwrap().ns == took);
+    assert_eq!(counters.took(abi::Extreme::TxnHold, u64::MAX, second), 0);
+
+    // Counts and the longest move into another block.
+    let all = Counters::<Host>::new().unwrap();
+    all.note(kind, Longest { ns: 100, site: second });
+    counters.bump(Counter::Txn);
+    all.absorb(&counters);
+    assert_eq!((all.total(Counter::Txn), all.longest(kind).unwrap().site), (1, second));
+    assert_eq!(all.longest(abi::Extreme::TxnHold).unwrap().ns, took);
+}
+
+#[test]
+fn the_longest_of_several_threads_is_the_longest_of_all() {
+    let counters = Counters::<Host>::new().unwrap();
+    let kind = abi::Extreme::SettleWait;
+    let site = core::panic::Location::caller();
+    thread::scope(|scope| {
+        for cpu in 0..4u64 {
+            let counters = &counters;
+            let note = move || (0..5000).for_each(|n| counters.note(kind, Longest { ns: 1 + 4 * n + cpu, site }));
+            scope.spawn(move || on_cpu(CpuId(cpu as u32), note));
+        }
+    });
+    assert_eq!(counters.longest(kind).unwrap().ns, 1 + 4 * 4999 + 3);
+}
+
+#[test]
+fn a_waiter_for_the_fair_lock_knows_since_when_it_waited() {
+    let lock = FairRwLock::<Host>::new(Class::Update);
+    let free = lock.write();
+    assert_eq!(free.waited_since_ns(), None);
+    let before = Host::now_ns();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| on_cpu(CpuId(1), || lock.read().waited_since_ns()));
+        while lock.waiting() == 0 {
+            thread::yield_now();
+        }
+        drop(free);
+        let since = waiter.join().unwrap().expect("it waited");
+        assert!(since >= before && since <= Host::now_ns());
+    });
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use model::{explore, spawn};
-use sync::testing::{Host, on_cpu};
+use sync::testing::{Host, in_interrupt, on_cpu};
 use sync::{CpuId, Rcu, RcuHead};
 
 /// An object that readers find through `World::linked`.
@@ -132,6 +132,33 @@ fn a_grace_period_of_somebody_else_is_too_early() {
             world.rcu.poll();
         });
         other.join().unwrap();
+    });
+}
+
+/// A tick amid a read section brings callbacks forward, and reports nothing.
+#[test]
+fn a_poll_amid_a_section_reports_nothing() {
+    explore("rcu poll", 3, || {
+        let world = World::new(2, &[]);
+        let reader = {
+            let world = world.clone();
+            spawn(0, move || {
+                let _guard = world.rcu.read();
+                let found = world.linked.load(Ordering::Acquire) == 1;
+                in_interrupt(|| world.rcu.poll());
+                if found {
+                    world.object.look();
+                }
+            })
+        };
+        on_cpu(CpuId(1), || {
+            world.unlink_and_defer();
+            for _ in 0..2 {
+                world.rcu.quiescent();
+                world.rcu.poll();
+            }
+        });
+        reader.join().unwrap();
     });
 }
 

@@ -1,219 +1,18 @@
 //! Models of the slot protocol with sequence cells (slots, marks, settling, bulk unlock), over the shipped code.
-//!
-//! The tree is one atomic word; VMAs and pages are loom cells. A fault that is served writes its page, and so does a
-//! transaction after it has settled: if exclusion is lost, loom reports two unordered accesses. Each page also carries the
-//! generation of the mapping it belongs to, so that being served under an old VMA is seen even when nothing races.
 #![cfg(loom)]
 
 mod model;
+#[path = "model/world.rs"]
+mod world;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize as Tally;
 
-use loom::cell::UnsafeCell;
+use abi::Pair;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use model::{explore, spawn};
-use sync::primitive::mutant;
 use sync::testing::{Host, on_cpu};
-use sync::{Abort, Counters, CpuId, InterruptGuard, Mark, ReadRefused, Txn, UpdateLock, VmaLock, VmaLocks, update};
-
-const PAGE: u64 = abi::PAGE_SIZE;
-/// In the tree: nothing mapped.
-const HOLE: usize = usize::MAX;
-
-/// Runs `body` with interrupts off, as trap handlers do.
-fn in_trap<T>(body: impl FnOnce() -> T) -> T {
-    let _guard = InterruptGuard::<Host>::new();
-    body()
-}
-
-/// Immutable once published, but for its lock.
-struct Vma {
-    lock: VmaLock,
-    first: u64,
-    last: u64,
-    generation: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Served,
-    Locked(Mark),
-    Detached,
-    Miss,
-}
-
-struct World {
-    space: UpdateLock<Host>,
-    locks: VmaLocks<Host>,
-    counters: Counters<Host>,
-    /// For each page, which VMA covers it.
-    tree: [AtomicUsize; 2],
-    vmas: [UnsafeCell<Option<Vma>>; 3],
-    /// Each page's generation.
-    pages: [UnsafeCell<u64>; 2],
-}
-
-// SAFETY: loom checks every access to its cells.
-unsafe impl Send for World {}
-// SAFETY: as above.
-unsafe impl Sync for World {}
-
-impl World {
-    /// VMA 0 covers pages 0 and 1, its maker's mark has ended, and the CPUs `0..joined` run the address space.
-    fn new(joined: u32) -> Arc<World> {
-        let world = World {
-            space: UpdateLock::new(),
-            locks: VmaLocks::new().unwrap(),
-            counters: Counters::new(),
-            tree: [AtomicUsize::new(HOLE), AtomicUsize::new(HOLE)],
-            vmas: [UnsafeCell::new(None), UnsafeCell::new(None), UnsafeCell::new(None)],
-            pages: [UnsafeCell::new(0), UnsafeCell::new(0)],
-        };
-        (0..joined).for_each(|cpu| world.space.join(CpuId(cpu)));
-        world.update(|txn| {
-            world.make(txn, 0, 0..=1, 1);
-            world.publish(0);
-            Ok(())
-        });
-        Arc::new(world)
-    }
-
-    /// As [`World::new`], and a fault has cleared the maker's mark.
-    fn with_cleared_mark(joined: u32) -> Arc<World> {
-        let world = World::new(joined);
-        assert_eq!(on_cpu(CpuId(0), || world.fault(0)), Outcome::Served);
-        world
-    }
-
-    fn update(&self, body: impl FnMut(&mut Txn<'_, Host>) -> Result<(), Abort>) {
-        update(&self.space, &self.locks, &self.counters, body).unwrap();
-    }
-
-    fn vma(&self, index: usize) -> &Vma {
-        // SAFETY: loom checks that its maker published it; it is not written again.
-        self.vmas[index].with(|vma| unsafe { (*vma).as_ref() }).expect("found in the tree")
-    }
-
-    /// Builds VMA `index`, with the transaction's mark, and gives its pages a generation.
-    fn make(&self, txn: &Txn<'_, Host>, index: usize, pages: std::ops::RangeInclusive<u64>, generation: u64) {
-        let vma = Vma { lock: txn.new_lock(), first: *pages.start(), last: *pages.end(), generation };
-        // SAFETY: loom checks that nobody can find it yet.
-        self.vmas[index].with_mut(|slot| unsafe { *slot = Some(vma) });
-        pages.for_each(|page| self.write_page(page, generation));
-    }
-
-    fn write_page(&self, page: u64, generation: u64) {
-        // SAFETY: loom checks that nobody else is at the page.
-        self.pages[page as usize].with_mut(|slot| unsafe { *slot = generation });
-    }
-
-    fn publish(&self, index: usize) {
-        let vma = self.vma(index);
-        (vma.first..=vma.last).for_each(|page| self.tree[page as usize].store(index, Ordering::Release));
-    }
-
-    /// Marks VMA `index` and waits for its faults; `then` may change it.
-    fn lock(
-        &self,
-        txn: &mut Txn<'_, Host>,
-        index: usize,
-        then: impl FnOnce(&Txn<'_, Host>, &sync::Settled<'_>, &Vma),
-    ) -> Result<(), Abort> {
-        let vma = self.vma(index);
-        txn.mark(&vma.lock, vma.first * PAGE..(vma.last + 1) * PAGE)?;
-        let settled = txn.settle()?;
-        then(txn, &settled, vma);
-        Ok(())
-    }
-
-    /// `munmap` of VMA `index`: nobody may be at its pages afterwards.
-    fn unmap(&self, index: usize) {
-        self.update(|txn| {
-            self.lock(txn, index, |txn, settled, vma| {
-                for page in vma.first..=vma.last {
-                    self.tree[page as usize].store(HOLE, Ordering::Release);
-                    self.write_page(page, 0);
-                }
-                if !mutant("detach-after-end") {
-                    txn.detach(settled, &vma.lock);
-                }
-            })
-        });
-        if mutant("detach-after-end") {
-            self.update(|txn| self.lock(txn, index, |txn, settled, vma| txn.detach(settled, &vma.lock)));
-        }
-    }
-
-    /// `mmap` of VMA `index`.
-    fn map(&self, index: usize, pages: std::ops::RangeInclusive<u64>, generation: u64) {
-        self.update(|txn| {
-            self.make(txn, index, pages.clone(), generation);
-            self.publish(index);
-            // A new mapping is filled under its own mark.
-            pages.clone().for_each(|page| self.write_page(page, generation));
-            Ok(())
-        });
-    }
-
-    /// One attempt of the fast path at `page`, on the CPU that the thread plays.
-    fn fault(&self, page: u64) -> Outcome {
-        in_trap(|| {
-            let section = self.locks.enter(page * PAGE).expect("no fault inside a fault");
-            let index = self.tree[page as usize].load(Ordering::Acquire);
-            if index == HOLE {
-                return Outcome::Miss;
-            }
-            let vma = self.vma(index);
-            match vma.lock.read(&section, &self.locks, &self.counters) {
-                Err(ReadRefused::Marked(mark)) => return Outcome::Locked(mark),
-                Err(ReadRefused::Detached) => return Outcome::Detached,
-                Ok(()) => {}
-            }
-            assert!((vma.first..=vma.last).contains(&page));
-            // SAFETY: loom checks that nobody else is at the page.
-            self.pages[page as usize].with_mut(|slot| {
-                // SAFETY: as above.
-                assert_eq!(unsafe { *slot }, vma.generation, "served under a VMA that is no more");
-                // SAFETY: as above.
-                unsafe { *slot = vma.generation };
-            });
-            Outcome::Served
-        })
-    }
-}
-
-/// Which outcomes a scenario has seen, so that no pass is empty.
-#[derive(Default)]
-struct Seen {
-    served: Tally,
-    locked: Tally,
-    detached: Tally,
-    miss: Tally,
-}
-
-impl Seen {
-    fn new() -> Arc<Seen> {
-        Arc::default()
-    }
-
-    fn note(&self, outcome: Outcome) -> Outcome {
-        let tally = match outcome {
-            Outcome::Served => &self.served,
-            Outcome::Locked(_) => &self.locked,
-            Outcome::Detached => &self.detached,
-            Outcome::Miss => &self.miss,
-        };
-        tally.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        outcome
-    }
-
-    fn assert_all(&self, tallies: &[&Tally]) {
-        for tally in tallies {
-            assert_ne!(tally.load(std::sync::atomic::Ordering::Relaxed), 0, "an expected outcome never came");
-        }
-    }
-}
+use sync::{Abort, CpuId, UpdateLock, update};
+use world::{Outcome, PAGE, Seen, World, in_trap};
 
 /// Scenario a, one CPU: `munmap` of page 0 and its neighbour against one fault.
 #[test]
@@ -221,7 +20,7 @@ fn unmap_waits_for_the_fault_or_the_fault_sees_the_mark() {
     let seen = Seen::new();
     let tally = seen.clone();
     explore("a: munmap, 1 fault", 3, move || {
-        let world = World::with_cleared_mark(2);
+        let world = World::with_cleared_mark(Pair::DEFAULT, 2);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
             spawn(1, move || tally.note(world.fault(0)))
@@ -238,7 +37,7 @@ fn unmap_against_two_faults_that_clear_an_ended_mark() {
     let seen = Seen::new();
     let tally = seen.clone();
     explore("a: munmap, 2 faults, clearing", 2, move || {
-        let world = World::new(3);
+        let world = World::new(Pair::DEFAULT, 3);
         let faulters: Vec<_> = [1, 2]
             .into_iter()
             .map(|cpu| {
@@ -259,7 +58,7 @@ fn split(name: &str, pages: &'static [u64], preemptions: usize) {
     let seen = Seen::new();
     let tally = seen.clone();
     explore(name, preemptions, move || {
-        let world = World::with_cleared_mark(3);
+        let world = World::with_cleared_mark(Pair::DEFAULT, 3);
         let faulters: Vec<_> = pages
             .iter()
             .zip(1..)
@@ -306,7 +105,7 @@ fn a_new_mapping_never_meets_a_fault_of_the_old_one() {
     let seen = Seen::new();
     let tally = seen.clone();
     explore("c: munmap, mmap", 3, move || {
-        let world = World::with_cleared_mark(2);
+        let world = World::with_cleared_mark(Pair::DEFAULT, 2);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
             spawn(1, move || tally.note(world.fault(0)))
@@ -324,7 +123,7 @@ fn the_end_of_a_transaction_publishes_all_of_it() {
     let seen = Seen::new();
     let tally = seen.clone();
     explore("n: end", 3, move || {
-        let world = World::with_cleared_mark(2);
+        let world = World::with_cleared_mark(Pair::DEFAULT, 2);
         world.unmap(0);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
@@ -343,7 +142,7 @@ fn a_mark_carries_the_transactions_before_it() {
     let seen = Seen::new();
     let tally = seen.clone();
     explore("d: locked twice", 3, move || {
-        let world = World::with_cleared_mark(2);
+        let world = World::with_cleared_mark(Pair::DEFAULT, 2);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
             spawn(1, move || tally.note(world.fault(0)))
@@ -362,7 +161,7 @@ fn a_mark_carries_other_threads_transactions() {
     let seen = Seen::new();
     let tally = seen.clone();
     explore("d: two writers", 3, move || {
-        let world = World::with_cleared_mark(3);
+        let world = World::with_cleared_mark(Pair::DEFAULT, 3);
         let second = {
             let world = world.clone();
             spawn(1, move || world.update(|txn| txn.mark(&world.vma(0).lock, 0..2 * PAGE)))
@@ -384,7 +183,7 @@ fn a_vma_locked_twice_is_locked_each_time() {
     let seen = Seen::new();
     let tally = seen.clone();
     explore("d: changed twice", 3, move || {
-        let world = World::with_cleared_mark(2);
+        let world = World::with_cleared_mark(Pair::DEFAULT, 2);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
             spawn(1, move || tally.note(world.fault(0)))
@@ -404,7 +203,7 @@ fn a_cpu_that_faults_again_does_not_hide_its_last_fault() {
     let seen = Seen::new();
     let tally = seen.clone();
     explore("k: two faults on one CPU", 3, move || {
-        let world = World::with_cleared_mark(2);
+        let world = World::with_cleared_mark(Pair::DEFAULT, 2);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
             spawn(1, move || {
@@ -424,7 +223,7 @@ fn a_cpu_may_join_and_leave_at_any_moment() {
     let seen = Seen::new();
     let tally = seen.clone();
     explore("h: join, fault, leave", 3, move || {
-        let world = World::with_cleared_mark(1);
+        let world = World::with_cleared_mark(Pair::DEFAULT, 1);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
             spawn(1, move || {
@@ -446,7 +245,7 @@ fn who_reads_a_cleared_mark_sees_what_the_clearer_saw() {
     let seen = Seen::new();
     let tally = seen.clone();
     explore("8.1: clearing", 2, move || {
-        let world = World::with_cleared_mark(3);
+        let world = World::with_cleared_mark(Pair::DEFAULT, 3);
         let faulters: Vec<_> = [1, 2]
             .into_iter()
             .map(|cpu| {
@@ -469,7 +268,7 @@ fn clearing_never_erases_a_live_mark() {
     let seen = Seen::new();
     let tally = seen.clone();
     explore("8.1: clearing against marking", 3, move || {
-        let world = World::new(2);
+        let world = World::new(Pair::DEFAULT, 2);
         let faulter = {
             let (world, tally) = (world.clone(), tally.clone());
             spawn(1, move || {
@@ -494,7 +293,7 @@ fn clearing_never_erases_a_live_mark() {
 #[test]
 fn who_sleeps_for_the_end_is_woken() {
     explore("wait_for_end", 3, move || {
-        let world = World::with_cleared_mark(2);
+        let world = World::with_cleared_mark(Pair::DEFAULT, 2);
         let faulter = {
             let world = world.clone();
             spawn(1, move || {
@@ -514,7 +313,7 @@ fn who_sleeps_for_the_end_is_woken() {
 #[test]
 fn a_cell_changes_hands_with_its_sequence() {
     explore("cells", 3, move || {
-        let world = World::with_cleared_mark(2);
+        let world = World::with_cleared_mark(Pair::DEFAULT, 2);
         let other = {
             let world = world.clone();
             spawn(1, move || {
@@ -544,7 +343,7 @@ fn a_cell_changes_hands_with_its_sequence() {
 #[test]
 fn who_finds_no_free_cell_is_woken() {
     explore("starved", 2, move || {
-        let world = World::with_cleared_mark(1);
+        let world = World::with_cleared_mark(Pair::DEFAULT, 1);
         let elsewhere = UpdateLock::<Host>::new();
         let third = update(&elsewhere, &world.locks, &world.counters, |_| {
             let third = UpdateLock::<Host>::new();

@@ -143,13 +143,13 @@ fn an_end_with_a_lock_held_is_noticed() {
 #[test]
 fn user_memory_is_out_of_reach_in_a_transaction() {
     order::may_touch_user::<Host>();
-    let (space, locks) = (UpdateLock::<Host>::new(), VmaLocks::new().unwrap());
-    let counters = Counters::new();
+    let (space, locks) = (UpdateLock::<Host>::new(), VmaLocks::new(abi::Pair::DEFAULT).unwrap());
+    let counters = Counters::new().unwrap();
     let text = violation(|| {
+        let vmas: Vec<VmaLock> = (0..9).map(|_| VmaLock::open(&locks)).collect();
         let _ = update(&space, &locks, &counters, |txn| {
-            let lock = txn.new_lock();
-            for page in 0..9 {
-                txn.mark(&lock, 0x10_0000 * page..0x10_0000 * page + 0x1000)?;
+            for (page, vma) in (0..).zip(&vmas) {
+                txn.mark(vma, 0x10_0000 * page..0x10_0000 * page + 0x1000)?;
             }
             order::may_touch_user::<Host>();
             Ok(())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use abi::Errno;
 use shuttle::sync::atomic::{AtomicUsize, Ordering};
 use sync::park::{BeginPark, Enqueue, ParkWord};
-use sync::testing::{Host, explore, spawn};
+use sync::testing::{Host, explore, in_interrupt, spawn};
 use sync::{
     Class, Counters, CpuId, FairRwLock, FutexKey, FutexTable, InterruptGuard, Interruptible, Platform, Rcu, RcuHead,
     ReadRefused, UpdateLock, VmaLock, VmaLocks, WaitQueue, Waited, update,
@@ -262,7 +262,8 @@ const PAGE: u64 = abi::PAGE_SIZE;
 
 impl World {
     fn new() -> Arc<World> {
-        let (space, locks, counters) = (UpdateLock::new(), VmaLocks::new().unwrap(), Counters::new());
+        let (space, locks, counters) =
+            (UpdateLock::new(), VmaLocks::new(abi::Pair::DEFAULT).unwrap(), Counters::new().unwrap());
         let vma = update(&space, &locks, &counters, |txn| Ok(txn.new_lock())).unwrap();
         (0..3).for_each(|cpu| space.join(CpuId(cpu)));
         let (mapped, inside) = (AtomicUsize::new(1), AtomicUsize::new(0));
@@ -279,7 +280,7 @@ impl World {
                     return false;
                 }
                 match self.vma.read(&section, &self.locks, &self.counters) {
-                    Ok(()) => {
+                    Ok(_held) => {
                         assert!(self.inside.fetch_add(1, Ordering::SeqCst) < 100, "served beside a writer");
                         assert_eq!(self.mapped.load(Ordering::SeqCst), 1, "served where nothing is mapped");
                         self.inside.fetch_sub(1, Ordering::SeqCst);
@@ -342,5 +343,56 @@ fn faults_and_calls_keep_apart_and_all_end() {
         .join()
         .unwrap();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
+/// RCU's torture (`sync::torture`), small: a writer, two readers, of which one is idle now and then, and ticks amid sections.
+#[test]
+fn no_grace_period_is_too_short() {
+    use shuttle::rand::Rng;
+    use sync::torture::{Around, AtFailure, Plan, Publish, Run, Torture};
+
+    fn between(rcu: &'static Rcu<Host>, random: u64) {
+        if random.is_multiple_of(4) {
+            rcu.idle_enter();
+            rcu.idle_exit();
+        }
+        rcu.quiescent();
+        rcu.poll();
+        // A reader reads for as long as the writer writes: others must come by.
+        Host::relax();
+    }
+
+    fn inside(rcu: &'static Rcu<Host>, _: u64) {
+        in_interrupt(|| rcu.poll());
+    }
+
+    explore(SCHEDULES / 5, || {
+        let rcu: &'static Rcu<Host> = Box::leak(Box::new(Rcu::new()));
+        let plan = Plan {
+            // The schedule's own: it is repeated with it.
+            seed: shuttle::rand::thread_rng().r#gen(),
+            updates: 3,
+            patience: 3,
+            publish: Publish::Filled,
+            at_failure: AtFailure::Stop,
+            around: Around { between, inside, interrupt: |handler| in_interrupt(handler) },
+        };
+        let run = Run::new(Box::leak(Box::new(Torture::new())), rcu, plan);
+        (0..3).for_each(|cpu| rcu.online(CpuId(cpu)));
+        let readers = [0, 1].map(|cpu| {
+            spawn(cpu, move || {
+                run.reader(cpu as usize);
+                rcu.idle_enter();
+            })
+        });
+        let writer = spawn(2, move || {
+            run.writer();
+            rcu.idle_enter();
+        });
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        writer.join().unwrap();
+        let report = run.report();
+        assert_eq!(report.failures(), 0, "{report}");
     });
 }

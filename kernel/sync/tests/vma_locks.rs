@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-use abi::{Counter, Errno};
+use abi::{Counter, Errno, Pair, ReadProtocol};
 use sync::testing::{Host, on_cpu, run_seed, shaken, unchecked};
 use sync::*;
 
@@ -17,7 +17,11 @@ struct World {
 
 impl World {
     fn new() -> World {
-        World { space: UpdateLock::new(), locks: VmaLocks::new().unwrap(), counters: Counters::new() }
+        World::of(Pair::DEFAULT)
+    }
+
+    fn of(pair: Pair) -> World {
+        World { space: UpdateLock::new(), locks: VmaLocks::new(pair).unwrap(), counters: Counters::new().unwrap() }
     }
 
     fn update<T>(&self, body: impl FnMut(&mut Txn<'_, Host>) -> Result<T, Abort>) -> Result<T, Errno> {
@@ -27,13 +31,22 @@ impl World {
     fn read(&self, lock: &VmaLock, addr: u64) -> Result<(), ReadRefused> {
         let _irq = InterruptGuard::<Host>::new();
         let section = self.locks.enter(addr).expect("the slot is free");
-        lock.read(&section, &self.locks, &self.counters)
+        lock.read(&section, &self.locks, &self.counters).map(drop)
     }
+}
+
+/// The pairs under which faults lock VMAs.
+fn pairs() -> impl Iterator<Item = Pair> {
+    Pair::all().filter(|pair| pair.read() != ReadProtocol::Mm)
 }
 
 #[test]
 fn the_end_of_a_transaction_unlocks_all_that_it_marked() {
-    let world = World::new();
+    pairs().for_each(end_unlocks_all);
+}
+
+fn end_unlocks_all(pair: Pair) {
+    let world = World::of(pair);
     world.space.join(CpuId(0));
     let locks = world.update(|txn| Ok([txn.new_lock(), txn.new_lock(), txn.new_lock()])).unwrap();
     let [first, second, third] = &locks;
@@ -70,11 +83,12 @@ fn errors_end_the_transaction_and_restarts_run_it_again() {
     let result: Result<(), Errno> = world.update(|txn| {
         txn.mark(&lock, 0..0x1000)?;
         rounds += 1;
-        Err(if rounds < 3 { Abort::Restart } else { Errno::ENOMEM.into() })
+        Err(if rounds < 3 { Abort::Again } else { Errno::ENOMEM.into() })
     });
     assert_eq!((result, rounds), (Err(Errno::ENOMEM), 3));
-    assert_eq!(world.counters.total(Counter::Restart), 2);
-    assert_eq!(world.counters.total(Counter::Txn), 4);
+    assert_eq!(world.counters.total(Counter::TxnAgain), 2);
+    assert_eq!(world.counters.total(Counter::VmaMarked), 1, "marks are kept");
+    assert_eq!(world.counters.total(Counter::Txn), 2);
     assert_eq!(world.read(&lock, 0), Ok(()));
 }
 
@@ -169,10 +183,14 @@ unsafe fn free(head: NonNull<RcuHead>) {
 
 #[test]
 fn faults_never_see_a_vma_in_the_middle_of_a_change() {
+    pairs().for_each(changes_beside_faults);
+}
+
+fn changes_beside_faults(pair: Pair) {
     const FAULTERS: u32 = 5;
     const WRITERS: u32 = 2;
     let seed = run_seed();
-    let world = World::new();
+    let world = World::of(pair);
     let rcu = Rcu::<Host>::new();
     let current = AtomicPtr::new(std::ptr::null_mut());
     let (served, stop) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -201,6 +219,7 @@ fn faults_never_see_a_vma_in_the_middle_of_a_change() {
         // SAFETY: read inside a read section.
         let vma: &Vma = unsafe { &*current.load(Ordering::Acquire) };
         let answer = vma.lock.read(&section, &world.locks, &world.counters);
+        let refused = answer.as_ref().err().copied();
         if answer.is_ok() {
             let left = vma.left.load(Ordering::Relaxed);
             thread::yield_now();
@@ -208,8 +227,8 @@ fn faults_never_see_a_vma_in_the_middle_of_a_change() {
             assert!(!vma.lock.is_detached());
             served.fetch_add(1, Ordering::Relaxed);
         }
-        drop((section, guard, irq));
-        if let Err(ReadRefused::Marked(mark)) = answer {
+        drop((answer, section, guard, irq));
+        if let Some(ReadRefused::Marked(mark)) = refused {
             rcu.quiescent();
             world.locks.wait_for_end(mark, 0);
         }
@@ -219,11 +238,16 @@ fn faults_never_see_a_vma_in_the_middle_of_a_change() {
     let write = |round: u64| {
         world
             .update(|txn| {
+                let guard = rcu.read();
                 let old = current.load(Ordering::Acquire);
-                // SAFETY: only writers unlink, and this is the only writer.
+                // SAFETY: read inside a read section; after that marked, and found again.
                 let vma = unsafe { &*old };
                 txn.mark(&vma.lock, 0x4000..0x5000)?;
+                drop(guard);
                 let settled = txn.settle()?;
+                if current.load(Ordering::Acquire) != old || !txn.has_marked(&vma.lock) {
+                    return Err(Abort::Again);
+                }
                 if round.is_multiple_of(2) {
                     vma.left.store(round, Ordering::Relaxed);
                     thread::yield_now();
@@ -258,7 +282,7 @@ fn faults_never_see_a_vma_in_the_middle_of_a_change() {
         for cpu in FAULTERS..FAULTERS + WRITERS {
             scope.spawn(move || {
                 on_cpu(CpuId(cpu), || {
-                    shaken(seed, cpu.into(), || (0..1_500).for_each(write));
+                    shaken(seed, cpu.into(), || (0..500).for_each(write));
                     rcu.idle_enter();
                     stop.fetch_add(1, Ordering::Relaxed);
                 })

@@ -55,6 +55,8 @@ impl fmt::Display for Named<'_> {
                 write!(f, "{count} {name}s in {start:#x}..{end:#x} of transaction {address:#x}")
             }
             Class::VmaWrite => write!(f, "{name} {start:#x}..{end:#x} of transaction {address:#x}"),
+            // Under the read protocols whose lock lies in the VMA.
+            Class::VmaRead if start == end => write!(f, "{name} in the VMA's lock {address:#x}"),
             Class::VmaRead => write!(f, "{name} of the fault at {start:#x} (slot {address:#x})"),
             Class::RcuRead => f.write_str(name),
             Class::None => write!(f, "{address:#x}"),

@@ -193,6 +193,9 @@ impl<C: Contexts> Graph<'_, C> {
             ),
             Wait::TransactionEnd => write!(f, " sleeps until transaction {:#x} ends", place.address),
             Wait::Cell => f.write_str(" sleeps until a transaction ends and leaves its cell"),
+            Wait::FaultEnd if place.start == place.end => {
+                write!(f, " spins until the faults end that hold the VMA's lock {:#x}", place.address)
+            }
             Wait::FaultEnd => {
                 write!(f, " spins until the fault at {:#x} ends (slot {:#x})", place.start, place.address)
             }

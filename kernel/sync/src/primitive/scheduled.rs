@@ -88,6 +88,11 @@ macro_rules! scheduled_integer {
             }
 
             /// As `core`'s.
+            pub fn fetch_max(&self, value: $value, order: Ordering) -> $value {
+                self.word().fetch_max(value, order)
+            }
+
+            /// As `core`'s.
             pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
                 self.word().fetch_or(value, order)
             }
@@ -114,6 +119,10 @@ pub const POINTS: bool = true;
 pub const MAX_CPUS: usize = 4;
 /// Sequence cells in a model.
 pub const CELLS: usize = 3;
+/// Places in the table of readers (`bravo`) in a model.
+pub const READER_PLACES: usize = 2;
+/// Faults through a VMA's own lock (`bravo`) before its bias comes back, in a model.
+pub const UNBIASED_FAULTS: u64 = 1;
 /// Buckets of the futex table in a model.
 pub const FUTEX_BUCKETS: usize = 2;
 
@@ -149,4 +158,9 @@ pub fn cleared(word: &AtomicBool) {
 /// A plain store.
 pub fn store_over_rmw(word: &AtomicU64, value: u64, ordering: Ordering) {
     word.store(value, ordering);
+}
+
+/// The place of `cpu` in the table of readers (`bravo`): the same in each run, wherever the locks lie.
+pub fn reader_place(_address: u64, cpu: usize, places: usize) -> usize {
+    cpu % places
 }

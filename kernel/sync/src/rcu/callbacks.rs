@@ -7,9 +7,9 @@
 
 use core::ptr::NonNull;
 
-use super::Rcu;
+use super::{IDLE, Rcu};
 use crate::order;
-use crate::primitive::{AtomicUsize, MAX_CPUS, Ordering, UnsafeCell, weaken};
+use crate::primitive::{AtomicUsize, MAX_CPUS, Ordering, UnsafeCell, load_own, mutant, weaken};
 use crate::{CpuId, Platform, point};
 
 /// What frees the object that contains the head.
@@ -198,6 +198,10 @@ impl<P: Platform> Rcu<P> {
     /// Brings this CPU's queue forward and runs a batch of what is ready. Called from the tick and the idle loop, with
     /// interrupts on or off, in no read section of the calling context. Returns how many callbacks ran.
     pub fn poll(&self) -> usize {
+        // A planted mistake: the caller may be a tick that has interrupted a read section.
+        if (mutant("rcu-poll-reports") || P::planted("rcu-poll-reports")) && load_own(&self.own().seen) != IDLE {
+            self.report(self.own(), self.started.0.load(Ordering::Relaxed));
+        }
         self.poll_cpu(P::cpu())
     }
 
@@ -251,7 +255,8 @@ impl<P: Platform> Rcu<P> {
         let entries: [Entry; MAX_CPUS] =
             core::array::from_fn(|_| Entry { head: RcuHead::new(), remaining: &raw const remaining });
         let mut expected = 0;
-        for (index, entry) in entries.iter().enumerate() {
+        let forgotten = usize::from(mutant("rcu-barrier-skips-a-queue") || P::planted("rcu-barrier-skips-a-queue"));
+        for (index, entry) in entries.iter().enumerate().skip(forgotten) {
             // Queues are in order, so behind the last callback is behind all.
             if !self.cpus[index].0.callbacks.lock().is_idle() {
                 expected += 1;

@@ -33,7 +33,7 @@ use abi::event::Kind;
 use self::callbacks::Callbacks;
 use crate::order::{self, Class, Mode, NO_RANGE, Wait, Waiting};
 use crate::primitive::{AtomicU64, AtomicUsize, MAX_CPUS, Ordering, Padded, array_of, const_unless_loom, fence_named};
-use crate::primitive::{load_own, weaken};
+use crate::primitive::{load_own, mutant, weaken};
 use crate::spin::{SpinLock, spin_lock};
 use crate::{CpuId, CpuSet, Platform, point};
 
@@ -121,6 +121,12 @@ impl<P: Platform> Rcu<P> {
             return;
         }
         debug_assert!(!self.in_reader(), "quiescent state inside a read section");
+        self.report(own, started);
+    }
+
+    /// Reports for all grace periods up to `started` on this CPU.
+    #[inline]
+    fn report(&self, own: &CpuState<P>, started: u64) {
         point!(P, "rcu-reporting");
         // Before it, our sections; after it, the report (which it makes a release) and our next sections, which see all
         // that was unlinked before `started` began.
@@ -175,7 +181,8 @@ impl<P: Platform> Rcu<P> {
     /// The first grace period that is sure to start after what the caller has unlinked.
     fn target(&self) -> u64 {
         fence_named("rcu-target-fence");
-        self.started.0.load(Ordering::Relaxed) + 1
+        let started = self.started.0.load(Ordering::Relaxed);
+        if mutant("rcu-target-too-low") || P::planted("rcu-target-too-low") { started } else { started + 1 }
     }
 
     /// Whether grace period `target` is over; brings it nearer if not. `target` came from [`Rcu::target`].
@@ -224,7 +231,8 @@ impl<P: Platform> Rcu<P> {
     /// The CPUs that have not reported for grace period `number`.
     fn laggards(&self, number: u64) -> CpuSet {
         let mut laggards = CpuSet::EMPTY;
-        for (index, cpu) in self.cpus.iter().enumerate() {
+        let forgotten = usize::from(mutant("rcu-forgets-a-cpu") || P::planted("rcu-forgets-a-cpu"));
+        for (index, cpu) in self.cpus.iter().enumerate().skip(forgotten) {
             // Acquire: its read sections before the report come before the end of the grace period.
             if cpu.0.seen.load(weaken("rcu-seen-acquire", Ordering::Acquire)) < number {
                 laggards.0 |= CpuId(index as u32).bit().0;

@@ -12,6 +12,8 @@ use core::ops::Range;
 
 use core_alloc::boxed::Box;
 
+use abi::ReadProtocol;
+
 use super::VmaLocks;
 use crate::alloc::try_box_slice;
 use crate::order::{self, Class, Mode, Wait, Waiting};
@@ -53,16 +55,17 @@ impl<P: Platform> Slots<P> {
         &self.slots[P::cpu().index()].0
     }
 
-    /// Waits for the fault of `cpu`, if it is in `range`, to end. The caller has marked and fenced. Returns whether there
-    /// was one. The wait is bounded: at most one fault, which never sleeps.
+    /// Waits for the fault of `cpu`, if it is in `range`, to end. The caller has marked and fenced. Returns when the
+    /// wait began ([`Platform::now_ns`]), if there was one. The wait is bounded: at most one fault, which never sleeps.
     #[track_caller]
-    pub(crate) fn wait_for_fault(&self, cpu: CpuId, range: &Range<u64>) -> bool {
+    pub(crate) fn wait_for_fault(&self, cpu: CpuId, range: &Range<u64>) -> Option<u64> {
         let word = &self.slots[cpu.index()].0.word;
         // Acquire, here and in the loop: a fault that is over happened before what the writer does next.
         let seen = word.load(weaken("slot-scan-acquire", Ordering::Acquire));
         if seen == 0 || !range.contains(&(seen & PAGE_MASK)) {
-            return false;
+            return None;
         }
+        let since_ns = P::now_ns();
         point!(P, "settle-waiting");
         let page = seen & PAGE_MASK;
         let address = core::ptr::from_ref(word).addr() as u64;
@@ -71,13 +74,14 @@ impl<P: Platform> Slots<P> {
         while word.load(weaken("slot-wait-acquire", Ordering::Acquire)) == seen {
             P::relax();
         }
-        true
+        Some(since_ns)
     }
 }
 
 impl<P: Platform> VmaLocks<P> {
     /// Begins a fault at the page of `addr`: interrupts are off, and stay off while the section lives. `None` if this
-    /// CPU is in a section already (a fault inside a fault: not to be served, rule 7).
+    /// CPU is in a section already (a fault inside a fault: not to be served, rule 7). Under other protocols than `slot`
+    /// nothing is announced: the section is only the time in which VMAs are read-locked.
     ///
     /// While the section lives: no sleep, no access to user memory, no wait for anything that a transaction may hold.
     /// The CPU has joined the address space ([`crate::UpdateLock::join`]). Look-ups and checks come after this call.
@@ -87,6 +91,9 @@ impl<P: Platform> VmaLocks<P> {
     #[inline]
     #[track_caller]
     pub fn enter(&self, addr: u64) -> Option<FaultSection<'_, P>> {
+        if self.pair.read() != ReadProtocol::Slot {
+            return Some(FaultSection { slot: None, not_send: PhantomData, platform: PhantomData });
+        }
         let slot = self.slots.own();
         if load_own(&slot.word) != 0 {
             return None;
@@ -106,14 +113,14 @@ impl<P: Platform> VmaLocks<P> {
         // The reader's half of the store buffering: with the fence in `Txn::settle`.
         fence_named("slot-enter-fence");
         point!(P, "slot-entered");
-        Some(FaultSection { slot, not_send: PhantomData, platform: PhantomData })
+        Some(FaultSection { slot: Some(slot), not_send: PhantomData, platform: PhantomData })
     }
 }
 
 /// A fault that settling writers can see. Dropping it ends the fault: keep no VMA or node afterwards, unless under an RCU
 /// read section.
 pub struct FaultSection<'a, P: Platform> {
-    slot: &'a Slot,
+    slot: Option<&'a Slot>,
     not_send: PhantomData<*const ()>,
     platform: PhantomData<fn() -> P>,
 }
@@ -121,9 +128,10 @@ pub struct FaultSection<'a, P: Platform> {
 impl<P: Platform> Drop for FaultSection<'_, P> {
     #[inline]
     fn drop(&mut self) {
+        let Some(slot) = self.slot else { return };
         point!(P, "slot-leaving");
-        order::released::<P>(Class::VmaRead, self.slot.address());
+        order::released::<P>(Class::VmaRead, slot.address());
         // Release: all that the fault did comes before the changes of a writer that waited for it.
-        self.slot.word.store(0, weaken("slot-clear-release", Ordering::Release));
+        slot.word.store(0, weaken("slot-clear-release", Ordering::Release));
     }
 }
