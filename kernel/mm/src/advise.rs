@@ -4,14 +4,15 @@
 //! read-ahead and huge-page hints are kept in the VMAs, cut and joined as Linux does, and have no other effect yet.
 
 use abi::{Errno, USER_END, flags::madv};
-use sync::{Abort, Platform, RcuGuard, Txn};
+use sync::{Abort, Platform, Txn, primitive::mutant};
 
 use crate::{
     addr::{PageRange, is_page_aligned, page_ceil},
+    edit::Item,
     gather::Gather,
     protect::Holes,
     space::AddressSpace,
-    vma::{Attributes, VmaFlags},
+    vma::{Attributes, Kind, VmaFlags},
 };
 
 /// What an advice does.
@@ -61,7 +62,7 @@ impl<P: Platform> AddressSpace<P> {
         let range = PageRange::new(addr, end.min(USER_END)).ok_or(Errno::ENOMEM)?;
         let beyond = if end > USER_END { Err(Errno::ENOMEM) } else { Ok(()) };
         let done = self.transaction(|txn| match action {
-            Action::Nothing => Ok(self.check_mapped(&self.memory.rcu.read(), range)),
+            Action::Nothing => self.check_mapped(txn, range),
             Action::Empty => self.empty_in(txn, range),
             Action::Flags { clear, set } => self.flag_in(txn, range, clear, set),
         });
@@ -69,37 +70,67 @@ impl<P: Platform> AddressSpace<P> {
         done.and(beyond)
     }
 
-    /// ENOMEM if there is a hole in `range`.
-    fn check_mapped(&self, guard: &RcuGuard<'_, P>, range: PageRange) -> Result<(), Errno> {
+    /// The inner result: ENOMEM if there is a hole in `range`.
+    fn check_mapped(&self, txn: &Txn<'_, P>, range: PageRange) -> Result<Result<(), Errno>, Abort> {
+        let guard = self.memory.rcu.read();
         let mut mapped = range.start();
-        for item in self.tree.overlapping(guard, range.range()) {
+        for item in self.tree.overlapping(&guard, range.range()) {
             if item.start > mapped {
                 break;
             }
+            // SAFETY: found under `guard`.
+            let vma = unsafe { item.value.get() };
+            if vma.kind() == Kind::Tombstone {
+                return Err(txn.wait_for(vma.lock()));
+            }
             mapped = item.end;
         }
-        if mapped < range.end() { Err(Errno::ENOMEM) } else { Ok(()) }
+        Ok(if mapped < range.end() { Err(Errno::ENOMEM) } else { Ok(()) })
     }
 
     /// Takes the pages out. The inner result is the call's: an error that comes after the change.
     fn empty_in(&self, txn: &mut Txn<'_, P>, range: PageRange) -> Result<Result<(), Errno>, Abort> {
+        {
+            let guard = self.memory.rcu.read();
+            for item in self.tree.overlapping(&guard, range.range()) {
+                // SAFETY: found under `guard`.
+                let vma = unsafe { item.value.get() };
+                if vma.kind() == Kind::Tombstone {
+                    return Err(txn.wait_for(vma.lock()));
+                }
+                txn.mark(vma.lock(), vma.range())?;
+            }
+        }
+        let _settled = txn.settle()?;
+        // Again: another writer may have replaced what was marked, before it was. What now carries our mark stays.
         let guard = self.memory.rcu.read();
-        let result = self.check_mapped(&guard, range);
+        // SAFETY: found under `guard`.
+        let ours = |item: Item| txn.has_marked(unsafe { item.value.get() }.lock());
+        // In the same walk: what comes into a hole after it, another call's tombstone too, fills no hole of this call.
+        let mut result = Ok(());
+        let mut mapped = range.start();
         for item in self.tree.overlapping(&guard, range.range()) {
-            // SAFETY: found under `guard`.
-            let vma = unsafe { item.value.get() };
-            txn.mark(vma.lock(), vma.range())?;
+            if !ours(item) && !mutant("empty-counts-others") {
+                return Err(Abort::Again);
+            }
+            if item.start > mapped {
+                result = Err(Errno::ENOMEM);
+            }
+            mapped = item.end;
+        }
+        if mapped < range.end() {
+            result = Err(Errno::ENOMEM);
+        }
+        let mut gather = Gather::new(self);
+        for item in self.tree.overlapping(&guard, range.range()) {
+            // What has come into a hole meanwhile is not ours, and began empty.
+            if ours(item) {
+                let part = item.start.max(range.start())..item.end.min(range.end());
+                // SAFETY: the VMA is marked and settled by us, and in the tree.
+                unsafe { self.tables.visit(part, &mut |addr, cell| gather.take_page(addr, cell.take())) };
+            }
         }
         drop(guard);
-        let _settled = txn.settle()?;
-        let mut gather = Gather::new(self);
-        {
-            // Over holes, other writers may unlink tables in their sections; those wait for a grace period, and in this
-            // read section none ends.
-            let _guard = self.memory.rcu.read();
-            // SAFETY: all VMAs in the range are marked and settled by us; tables over holes, see above.
-            unsafe { self.tables.visit(range.range(), &mut |addr, cell| gather.take_page(addr, cell.take())) };
-        }
         gather.finish();
         Ok(result)
     }
@@ -113,7 +144,7 @@ impl<P: Platform> AddressSpace<P> {
         set: VmaFlags,
     ) -> Result<Result<(), Errno>, Abort> {
         let guard = self.memory.rcu.read();
-        let change = self.draft_change(&guard, range, Holes::Skip, &|old| Attributes {
+        let change = self.draft_change(txn, &guard, range, Holes::Skip, &|old| Attributes {
             flags: old.flags.difference(clear).union(set),
             ..old
         })?;

@@ -3,23 +3,27 @@
 //! | step | who | can fail |
 //! |---|---|---|
 //! | [`Draft`]: which entries go, which pieces come; equal neighbours become one | under an RCU guard | memory |
-//! | [`Draft::mark`]: every entry that goes is marked | the transaction | restart |
+//! | [`Draft::mark`]: every entry that takes part is marked | the transaction | another goes first |
 //! | [`Draft::build`]: the new VMAs and the tree's nodes are allocated | the transaction | memory |
-//! | settle | the transaction | restart |
-//! | [`Edit::publish`]: the tree still shows what the draft saw; swap; old VMAs wait for a grace period | inside the publication section | restart |
+//! | settle | the transaction | no |
+//! | [`Edit::publish`]: the tree still shows what the draft saw; swap; old VMAs wait for a grace period | inside the publication section | the world has changed; too many mappings |
 //!
 //! An [`Edit`] that is dropped unpublished leaves nothing behind. Called by the verbs, inside their transactions; none of
-//! them assumes that no other writer is there.
+//! them assumes that no other writer is there. A draft is a guess: another writer may have replaced what it found before it was
+//! marked. What makes the guess good is the look in the publication section: everything that it found is still there,
+//! carries this transaction's mark, and hence stays. The look covers the draft's whole range, holes included, so that a
+//! replacement is one step over all of it.
 
 use core::ops::Range;
+use core::panic::Location;
 
-use abi::Errno;
+use abi::{Counter, Errno, Extreme, UpdateProtocol};
 use sync::{Abort, AllocError, Platform, RcuGuard, Settled, Txn, point};
 
 use crate::{
     few::Few,
     space::{AddressSpace, MAX_MAP_COUNT},
-    tree::{Entry, Reserve, Section},
+    tree::{Entry, Reserve, ReserveTooSmall, Section},
     vma::{Attributes, Kind, Vma, VmaRef},
 };
 
@@ -36,19 +40,53 @@ struct Piece {
 }
 
 /// What shall go, and what shall come instead; ascending.
-#[derive(Default)]
 pub(crate) struct Draft {
     old: Few<Item>,
     pieces: Few<Piece>,
+    /// Most mappings that there may be afterwards, if there are more than before.
+    most: usize,
 }
 
 impl Draft {
     pub(crate) const fn new() -> Draft {
-        Draft { old: Few::new(), pieces: Few::new() }
+        Draft { old: Few::new(), pieces: Few::new(), most: MAX_MAP_COUNT }
+    }
+
+    /// As [`Draft::new`], of a new mapping: as on Linux, that is refused only where there are too many already.
+    pub(crate) fn of_new_mapping() -> Draft {
+        Draft { most: MAX_MAP_COUNT + 1, ..Draft::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.old.is_empty()
+    }
+
+    /// The neighbours `left` and `right` take part and stay as they are: nobody else changes them meanwhile.
+    pub(crate) fn keep_around(&mut self, left: Option<Item>, right: Option<Item>) -> Result<(), AllocError> {
+        if left.is_none() && right.is_none() {
+            return Ok(());
+        }
+        let mut wider = Draft { most: self.most, ..Draft::new() };
+        let keep = |wider: &mut Draft, item: Item| {
+            // SAFETY: found under the guard of the draft.
+            let attributes = unsafe { item.value.get() }.attributes();
+            wider.old.push(item)?;
+            wider.pieces.push(Piece { start: item.start, end: item.end, attributes, kind: Kind::Anonymous })
+        };
+        if let Some(left) = left {
+            keep(&mut wider, left)?;
+        }
+        for &item in self.old.iter() {
+            wider.old.push(item)?;
+        }
+        for &piece in self.pieces.iter() {
+            wider.pieces.push(piece)?;
+        }
+        if let Some(right) = right {
+            keep(&mut wider, right)?;
+        }
+        *self = wider;
+        Ok(())
     }
 
     /// `item` goes.
@@ -90,12 +128,11 @@ impl Draft {
         self.map(item.range(), attributes)
     }
 
-    /// Refuses to go beyond the limit of mappings. Fewer or as many as before is always allowed.
+    /// Refuses to go beyond the limit of mappings. Fewer or as many as before is always allowed. Early, before anything is
+    /// allocated; what counts is the same check in [`Edit::publish`].
     pub(crate) fn check_count<P: Platform>(&self, space: &AddressSpace<P>) -> Result<(), Errno> {
         let come = self.pieces.iter().filter(|piece| piece.kind == Kind::Anonymous).count();
-        let before = space.tree.len();
-        let after = (before + come).saturating_sub(self.old.len());
-        if after > before && after > MAX_MAP_COUNT { Err(Errno::ENOMEM) } else { Ok(()) }
+        check_count(space.tree.len(), come, self.old.len(), self.most)
     }
 
     /// Marks every VMA that goes. `_guard` is the read section in which they were found.
@@ -121,7 +158,8 @@ impl Draft {
         let end = self.old.last().map(|item| item.end).into_iter().chain(self.pieces.last().map(|piece| piece.end));
         let range = start.min().unwrap_or(0)..end.max().unwrap_or(0);
         let reserve = space.tree.reserve(self.pieces.len())?;
-        let mut edit = Edit { space, range, old: Few::new(), new: Few::new(), reserve, stage: Stage::Prepared };
+        let mut edit =
+            Edit { space, range, old: Few::new(), new: Few::new(), most: self.most, reserve, stage: Stage::Prepared };
         for &item in self.old.iter() {
             edit.old.push((item, Fate::Goes))?;
         }
@@ -171,6 +209,8 @@ pub(crate) struct Edit<'a, P: Platform> {
     old: Few<(Item, Fate)>,
     /// What it will show.
     new: Few<Item>,
+    /// As in the draft.
+    most: usize,
     reserve: Reserve<VmaRef>,
     stage: Stage,
 }
@@ -187,7 +227,9 @@ impl<P: Platform> Edit<'_, P> {
     /// grace period.
     ///
     /// # Errors
-    /// [`Abort::Restart`] if the tree no longer shows what the draft saw; nothing has changed then.
+    /// [`Abort::Again`] if the tree no longer shows what the draft saw, ENOMEM for too many mappings; nothing has changed
+    /// then.
+    #[track_caller]
     pub(crate) fn publish(
         &mut self,
         txn: &Txn<'_, P>,
@@ -196,20 +238,30 @@ impl<P: Platform> Edit<'_, P> {
     ) -> Result<(), Abort> {
         point!(P, "before-publish");
         let mut section = self.space.tree.publish();
+        let since_ns = P::now_ns();
         if !section.overlapping(self.range.clone()).eq(self.old.iter().map(|(item, _)| *item)) {
-            return Err(Abort::Restart);
+            return Err(Abort::Again);
         }
+        let locks = &self.space.memory.locks;
+        // SAFETY: in the tree, and the section keeps it there.
+        let ours = |item: &Item| txn.has_marked(unsafe { item.value.get() }.lock());
+        // Under one writer what we marked is what is there. Else a new VMA may lie where one lay that we had marked.
+        if locks.pair().update() != UpdateProtocol::Bulk && !self.old.iter().all(|(item, _)| ours(item)) {
+            return Err(Abort::Again);
+        }
+        let come = self.new.iter().filter(|item| is_mapping(item)).count();
+        check_count(self.space.tree.len(), come, self.old.len(), self.most)?;
+        // The reserve is for a tree of one level more than it was. Should others have made it higher still: again.
+        section.replace(self.range.clone(), &self.new, &mut self.reserve).map_err(|ReserveTooSmall| Abort::Again)?;
+        self.stage = Stage::Published;
         for item in self.leaving() {
             // SAFETY: marked and settled by `txn`, so it stays until `txn` lets it go below.
             let vma = unsafe { item.value.get() };
             txn.detach(settled, vma.lock());
         }
-        section
-            .replace(self.range.clone(), &self.new, &mut self.reserve)
-            .expect("a reserve covers one replacement, even if the tree grew by a level meanwhile");
-        self.stage = Stage::Published;
         then(&mut section);
         drop(section);
+        self.space.published(since_ns, Location::caller());
         point!(P, "after-publish");
         for item in self.leaving() {
             // SAFETY: detached and out of the tree, just now.
@@ -236,6 +288,18 @@ impl<P: Platform> Edit<'_, P> {
     }
 }
 
+/// Whether the entry, a new one of an edit, is a mapping.
+fn is_mapping(item: &Item) -> bool {
+    // SAFETY: made by `build`, or settled and staying.
+    unsafe { item.value.get() }.kind() == Kind::Anonymous
+}
+
+/// Whether a tree of `before` entries may take `come` mappings in place of `go` entries.
+fn check_count(before: usize, come: usize, go: usize, most: usize) -> Result<(), Errno> {
+    let after = (before + come).saturating_sub(go);
+    if after > before && after > most { Err(Errno::ENOMEM) } else { Ok(()) }
+}
+
 impl<P: Platform> Drop for Edit<'_, P> {
     fn drop(&mut self) {
         if self.stage == Stage::Published {
@@ -248,6 +312,13 @@ impl<P: Platform> Drop for Edit<'_, P> {
 }
 
 impl<P: Platform> AddressSpace<P> {
+    /// A publication section, which began at `since_ns`, has ended.
+    fn published(&self, since_ns: u64, site: &'static Location<'static>) {
+        let ns = self.counters.took(Extreme::PublishHold, since_ns, site);
+        self.counters.bump(Counter::Publish);
+        self.counters.add(Counter::PublishNs, ns);
+    }
+
     /// The entries that touch `range` from outside: one that ends where it starts, one that starts where it ends.
     pub(crate) fn neighbours(&self, guard: &RcuGuard<'_, P>, range: &Range<u64>) -> (Option<Item>, Option<Item>) {
         let left = self.tree.prev(guard, range.start).filter(|item| item.end == range.start);

@@ -26,7 +26,7 @@ impl From<OutOfMemory> for Errno {
 
 impl From<OutOfMemory> for Abort {
     fn from(_: OutOfMemory) -> Self {
-        Abort::Errno(Errno::ENOMEM)
+        Abort::NoMemory
     }
 }
 
@@ -42,4 +42,10 @@ pub enum FaultError {
     },
     /// The access is legal, and no frame is left to serve it.
     OutOfMemory,
+}
+
+impl From<OutOfMemory> for FaultError {
+    fn from(_: OutOfMemory) -> Self {
+        FaultError::OutOfMemory
+    }
 }

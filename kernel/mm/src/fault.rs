@@ -11,10 +11,15 @@
 //! fault's own: nothing protects an absence (slot protocol, rule 4). A fault that meets a mark sleeps until that
 //! transaction has ended and starts again; after [`MAX_RETRIES`] it becomes a transaction, too.
 //!
+//! That is so under all read protocols (`sync`'s `vma_lock`) but `mm`, where the whole fault holds the address space's lock for
+//! reading. The slot in the table above is the protocol `slot`; under the others the fault counts itself in at the VMA.
+//!
 //! Called by the kernel's trap handler, and by its user-copy's.
 
+use core::panic::Location;
+
 use abi::event::{FAULT_REFUSED, Kind as Event};
-use abi::{Counter, USER_END};
+use abi::{Counter, Extreme, ReadProtocol, USER_END};
 use sync::{Abort, InterruptGuard, InterruptState, Mark, Platform, ReadRefused, Txn, point};
 
 use crate::{
@@ -57,7 +62,7 @@ impl<P: Platform> AddressSpace<P> {
     /// # Errors
     /// [`FaultError`].
     pub fn fault(&self, addr: u64, access: Access) -> Result<(), FaultError> {
-        let counters = &self.memory.counters;
+        let counters = &*self.counters;
         counters.bump(Counter::Fault);
         P::event(Event::FaultBegin, addr, access as u64);
         let ending = self.resolve(addr, access);
@@ -77,12 +82,16 @@ impl<P: Platform> AddressSpace<P> {
             return Err(FaultError::NoMapping);
         }
         let page = page_floor(addr);
-        for _ in 0..=MAX_RETRIES {
+        if self.memory.locks.pair().read() == ReadProtocol::Mm {
+            return interrupts_on::<P, _>(|| self.fault_under_space_lock(page, access));
+        }
+        for attempt in 0..=MAX_RETRIES {
             match self.fault_locked(page, access) {
                 Fast::Served(Served::Installed) => return Ok(Counter::FaultLocked),
                 Fast::Served(Served::Spurious) => return Ok(Counter::FaultSpurious),
                 Fast::OutOfMemory => return Err(FaultError::OutOfMemory),
                 Fast::Unsure => break,
+                Fast::Marked(_) if attempt == MAX_RETRIES => break,
                 Fast::Marked(mark) => self.wait(mark, page),
             }
         }
@@ -97,40 +106,66 @@ impl<P: Platform> AddressSpace<P> {
         let section = memory.locks.enter(page).expect("user memory was touched inside a fault");
         let guard = memory.rcu.read();
         let Some(item) = self.tree.find(&guard, page) else {
-            memory.counters.bump(Counter::FaultMiss);
+            self.counters.bump(Counter::FaultMiss);
             return Fast::Unsure;
         };
         point!(P, "fault-found");
         // SAFETY: found under `guard`.
         let vma = unsafe { item.value.get() };
-        match vma.lock().read(&section, &memory.locks, &memory.counters) {
-            Ok(()) => {}
+        let _held = match vma.lock().read(&section, &memory.locks, &self.counters) {
+            Ok(held) => held,
             Err(ReadRefused::Marked(mark)) => {
-                memory.counters.bump(Counter::FaultAbort);
+                self.counters.bump(Counter::FaultAbort);
                 return Fast::Marked(mark);
             }
             Err(ReadRefused::Detached) => {
-                memory.counters.bump(Counter::FaultMiss);
+                self.counters.bump(Counter::FaultMiss);
                 return Fast::Unsure;
             }
-        }
+        };
         debug_assert!(vma.range().contains(&page), "VMAs are immutable, and the tree knows their bounds");
         if vma.kind() != Kind::Anonymous || !vma.attributes().rights.allow(access) {
             return Fast::Unsure;
         }
-        point!(P, "fault-locked");
-        // SAFETY: `vma` is read-locked as long as `section` lives.
+        // SAFETY: `vma` is read-locked as long as `_held` and `section` live.
         match unsafe { self.serve(page, access, vma.attributes().rights) } {
             Ok(served) => Fast::Served(served),
             Err(OutOfMemory) => Fast::OutOfMemory,
         }
     }
 
+    /// The whole fault under the address space's lock, as before there were locks in VMAs: no writer is there, so what is found
+    /// is so, a missing mapping too.
+    fn fault_under_space_lock(&self, page: u64, access: Access) -> Result<Counter, FaultError> {
+        let reader = self.update.read();
+        if let Some(since_ns) = reader.waited_since_ns() {
+            self.counters.bump(Counter::FaultWait);
+            self.counters.took(Extreme::FaultWait, since_ns, Location::caller());
+        }
+        let guard = self.memory.rcu.read();
+        let Some(item) = self.tree.find(&guard, page) else {
+            self.counters.bump(Counter::FaultMiss);
+            return Err(FaultError::NoMapping);
+        };
+        // SAFETY: found under `guard`.
+        let vma = unsafe { item.value.get() };
+        if !vma.attributes().rights.allow(access) {
+            return Err(FaultError::Denied { vma: self.info(vma) });
+        }
+        // SAFETY: the lock keeps all transactions out, which comes to the same as a read-locked VMA.
+        match unsafe { self.serve(page, access, vma.attributes().rights) }? {
+            Served::Installed => Ok(Counter::FaultLocked),
+            Served::Spurious => Ok(Counter::FaultSpurious),
+        }
+    }
+
     /// Sleeps until the transaction that set `mark` has ended.
     fn wait(&self, mark: Mark, page: u64) {
-        self.memory.counters.bump(Counter::FaultWait);
+        self.counters.bump(Counter::FaultWait);
+        let since_ns = P::now_ns();
         interrupts_on::<P, _>(|| self.memory.locks.wait_for_end(mark, page));
-        self.memory.counters.bump(Counter::FaultRetry);
+        self.counters.took(Extreme::FaultWait, since_ns, Location::caller());
+        self.counters.bump(Counter::FaultRetry);
     }
 
     /// The slow path: what a transaction finds is so.
@@ -155,14 +190,17 @@ impl<P: Platform> AddressSpace<P> {
         // SAFETY: found under `guard`; after that marked and settled, and looked up again below.
         let vma = unsafe { item.value.get() };
         if vma.kind() == Kind::Tombstone {
-            return Err(Abort::Restart);
+            return Err(txn.wait_for(vma.lock()));
         }
         txn.mark(vma.lock(), vma.range())?;
         drop(guard);
         let _settled = txn.settle()?;
         point!(P, "fallback-settled");
-        if self.tree.find(&self.memory.rcu.read(), page) != Some(item) {
-            return Err(Abort::Restart);
+        let guard = self.memory.rcu.read();
+        // The same entry, and the same VMA in its place: then nobody else takes it away.
+        // SAFETY: in the tree, and looked into under `guard`.
+        if self.tree.find(&guard, page) != Some(item) || !txn.has_marked(unsafe { item.value.get() }.lock()) {
+            return Err(Abort::Again);
         }
         Ok(Some(vma))
     }
@@ -172,6 +210,7 @@ impl<P: Platform> AddressSpace<P> {
     /// # Safety
     /// The VMA of `page`, which has `rights`, is read-locked or settled by the caller.
     pub(crate) unsafe fn serve(&self, page: u64, access: Access, rights: Rights) -> Result<Served, OutOfMemory> {
+        point!(P, "fault-locked");
         // SAFETY: the VMA keeps the tables (the caller); the walk starts after the VMA checks.
         let cell = unsafe { self.tables.leaf_or_create(page) }?;
         let mut present = cell.load();

@@ -5,20 +5,26 @@
 //! order: **one** TLB shootdown, to the CPUs that may hold the translations; the frames go back; the tables wait for a
 //! grace period, which thus begins after the acknowledgements (slot protocol, 8.4).
 //!
+//! Those CPUs are the sharers of the leaf tables concerned (`paging::sharers`), as far as they run the address space.
 //! Nothing is sent where nothing was present. Called by `unmap`, `map`, `protect`, `advise`, inside their transactions.
+
+use core::sync::atomic::{Ordering, fence};
 
 use abi::Counter;
 use arrayvec::ArrayVec;
-use sync::{FlushRequest, FlushScope, Platform, point, primitive::mutant};
+use sync::{CpuSet, FlushRequest, FlushScope, Platform, point, primitive::mutant};
 
 use crate::{
     frame::{Frame, FrameList},
-    paging::Entry,
+    paging::{Entry, Sharers, Unlinked, table::entry_span},
     space::AddressSpace,
 };
 
 /// More pages than this, and the whole TLB is flushed: Linux's choice is 33.
 const MAX_PAGES: usize = 32;
+
+/// Leaf tables whose sharers are read by one fence.
+const MAX_TABLES: usize = 8;
 
 /// What must be flushed, and what can be freed after.
 #[must_use]
@@ -26,6 +32,12 @@ pub(crate) struct Gather<'a, P: Platform> {
     space: &'a AddressSpace<P>,
     pages: ArrayVec<u64, MAX_PAGES>,
     all: Scope,
+    /// Number of the 2 MiB span that the last page was in.
+    span: u64,
+    /// Leaf tables that have lost translations, and whose sharers have not been read since.
+    tables_to_ask: ArrayVec<Sharers, MAX_TABLES>,
+    /// Who may hold what is to be flushed, as far as it has been read.
+    cpus: CpuSet,
     frames: FrameList<P>,
     tables: FrameList<P>,
 }
@@ -46,15 +58,48 @@ impl<'a, P: Platform> Gather<'a, P> {
             space,
             pages: ArrayVec::new(),
             all: Scope::Listed,
+            span: u64::MAX,
+            tables_to_ask: ArrayVec::new(),
+            cpus: CpuSet::EMPTY,
             frames: FrameList::new(frames),
             tables: FrameList::new(frames),
         }
     }
 
-    /// The translation of `addr` was taken away, or lost rights.
+    /// The translation of `addr`, which lies in a settled VMA of the caller's, was taken away, or lost rights.
     pub(crate) fn flush_page(&mut self, addr: u64) {
+        let span = addr / entry_span(2);
+        if span != self.span {
+            self.span = span;
+            self.ask_sharers(addr);
+        }
         if self.all == Scope::Listed && self.pages.try_push(addr).is_err() && !mutant("gather-forgets-pages") {
             self.all = Scope::All;
+        }
+    }
+
+    /// The sharers of `addr`'s leaf table are to be flushed. They are read later: more entries of the table may go.
+    fn ask_sharers(&mut self, addr: u64) {
+        // SAFETY: a settled VMA keeps the table, and the metadata of its frame is there for ever.
+        let Some(sharers) = (unsafe { self.space.tables.sharers(addr) }) else {
+            unreachable!("a table that had an entry is gone")
+        };
+        if self.tables_to_ask.is_full() {
+            // For the entries of all these tables, which are complete.
+            fence(Ordering::SeqCst);
+            self.read_sharers();
+        }
+        self.tables_to_ask.push(sharers);
+        if mutant("gather-asks-too-early") {
+            self.read_sharers();
+        }
+        point!(P, "sharers-noted");
+    }
+
+    /// Reads the sharers of all tables noted. A full fence stands between the last entry that was taken out and this.
+    fn read_sharers(&mut self) {
+        for sharers in self.tables_to_ask.drain(..) {
+            self.cpus.0 |= sharers.cpus().0;
         }
     }
 
@@ -71,7 +116,7 @@ impl<'a, P: Platform> Gather<'a, P> {
 
     /// Takes apart the tables in `unlinked`, pages and all. Needs a full flush even if no page is left in them: the
     /// processors may have cached the upper levels.
-    pub(crate) fn take_tables(&mut self, unlinked: &mut FrameList<P>) {
+    pub(crate) fn take_tables(&mut self, unlinked: &mut Unlinked<P>) {
         if unlinked.is_empty() {
             return;
         }
@@ -80,7 +125,8 @@ impl<'a, P: Platform> Gather<'a, P> {
         }
         let tables = &self.space.tables;
         let (frames, space) = (&mut self.frames, self.space);
-        tables.dismantle(unlinked, &mut |entry| frames.push(frame_of(space, entry), 0), &mut self.tables);
+        let free_page = &mut |entry| frames.push(frame_of(space, entry), 0);
+        self.cpus.0 |= tables.dismantle(unlinked, free_page, &mut self.tables).0;
     }
 
     fn free_entry(&mut self, entry: Entry) {
@@ -111,22 +157,27 @@ impl<'a, P: Platform> Gather<'a, P> {
         }
     }
 
-    fn flush(&self) {
-        let scope = match self.all {
-            Scope::Listed if self.pages.is_empty() => return,
-            Scope::Listed => FlushScope::Pages(&self.pages),
-            Scope::All => FlushScope::All,
-        };
-        let mut cpus = self.space.update.cpus_to_flush();
+    fn flush(&mut self) {
+        if self.all == Scope::Listed && self.pages.is_empty() {
+            return;
+        }
+        // Has the fence that `read_sharers` wants.
+        let running = self.space.update.cpus_to_flush();
+        self.read_sharers();
+        let mut cpus = CpuSet(running.0 & self.cpus.0);
         if mutant("gather-flushes-self") {
             cpus.0 &= P::cpu().bit().0;
         }
         if cpus.is_empty() {
             return;
         }
-        let asked = P::shootdown(&FlushRequest { root: self.space.root(), cpus, scope });
+        let scope = match self.all {
+            Scope::Listed => FlushScope::Pages(&self.pages),
+            Scope::All => FlushScope::All,
+        };
+        let asked = P::shootdown(&FlushRequest { space: self.space.tables.root(), cpus, scope });
         if asked > 0 {
-            self.space.memory.counters.bump(Counter::Shootdown);
+            self.space.counters.bump(Counter::Shootdown);
         }
     }
 }

@@ -8,9 +8,11 @@
 //! | [`tree`] | the range tree: look-ups without locks, publication in one store |
 //! | `vma` | what is mapped where; immutable once published |
 //! | [`memory`] | what all address spaces of the machine share |
+//! | [`tally`] | whose events are counted where |
 //! | [`space`] | [`AddressSpace`]: its parts, making it, tearing it down |
 //! | `edit` | one change of the tree: prepared, checked, published |
 //! | `map`, `unmap`, `protect`, `brk`, `advise` | the calls, one verb each |
+//! | `exit` | the end of a program |
 //! | `placement` | where a mapping goes that asks for no address |
 //! | `fault` | serving a page fault |
 //! | `gather` | flush first, free after |
@@ -39,6 +41,7 @@ mod advise;
 mod brk;
 mod edit;
 mod error;
+mod exit;
 mod fault;
 mod few;
 pub mod frame;
@@ -53,6 +56,7 @@ mod protect;
 mod report;
 mod request;
 pub mod space;
+pub mod tally;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tree;
@@ -70,5 +74,6 @@ pub use self::{
     placement::MMAP_BASE,
     request::MapRequest,
     space::{AddressSpace, MAX_MAP_COUNT},
+    tally::{Snapshot, Tallies, Tally},
     vma::{Access, Attributes, Rights, VmaFlags, VmaInfo},
 };

@@ -8,7 +8,7 @@ use abi::{
     Errno,
     flags::{map, prot},
 };
-use sync::{Abort, AllocError, Platform, RcuGuard, Txn};
+use sync::{Abort, AllocError, Platform, RcuGuard, Txn, primitive::mutant};
 
 use crate::{
     addr::{PAGE_SIZE, PageRange},
@@ -17,8 +17,17 @@ use crate::{
     request::MapRequest,
     space::{AddressSpace, MAX_MAP_COUNT},
     unmap::Tables,
-    vma::{Access, Attributes, Rights},
+    vma::{Access, Attributes, Kind, Rights},
 };
+
+/// What a new mapping may take the place of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// Nothing: it goes into a hole.
+    Hole,
+    /// Whatever is there.
+    Mappings,
+}
 
 impl<P: Platform> AddressSpace<P> {
     /// `mmap(2)` of private anonymous memory. Returns its address.
@@ -43,23 +52,31 @@ impl<P: Platform> AddressSpace<P> {
             return Err(Errno::ENOMEM.into());
         }
         let guard = self.memory.rcu.read();
-        let range = self.place(&guard, request, len)?;
+        let range = self.place(txn, &guard, request, len)?;
         request.check_type()?;
         self.check_commit(request, len)?;
-        self.insert_in(txn, guard, range, request.attributes())?;
+        let replaces = request.replaces() || mutant("claim-replaces");
+        let over = if replaces { Over::Mappings } else { Over::Hole };
+        self.insert_in(txn, guard, range, over, request.attributes())?;
         Ok(range)
     }
 
-    /// Puts a mapping at `range`, over whatever is there, joined with equal neighbours.
+    /// Puts a mapping at `range`, joined with equal neighbours.
     pub(crate) fn insert_in(
         &self,
         txn: &mut Txn<'_, P>,
         guard: RcuGuard<'_, P>,
         range: PageRange,
+        over: Over,
         attributes: Attributes,
     ) -> Result<(), Abort> {
         let (left, right) = self.neighbours(&guard, &range.range());
-        let Some(burial) = self.draft_burial(&guard, range)? else {
+        let burial = match over {
+            Over::Hole => None,
+            Over::Mappings => self.draft_burial(txn, &guard, range)?,
+        };
+        let Some(mut burial) = burial else {
+            // Should the hole have been filled since it was found, publication finds out.
             // SAFETY: found under `guard`.
             let draft = unsafe { join(left, None, range, attributes, right) }?;
             draft.mark(txn, &guard)?;
@@ -68,15 +85,19 @@ impl<P: Platform> AddressSpace<P> {
             let settled = txn.settle()?;
             return edit.publish(txn, &settled, |_| ());
         };
+        // A neighbour that will be joined goes with the second publication; the first makes sure that it is still there.
+        let alike = |item: &Item| {
+            // SAFETY: found under `guard`.
+            let vma = unsafe { item.value.get() };
+            vma.kind() == Kind::Anonymous && vma.attributes() == attributes
+        };
+        burial.keep_around(left.filter(alike), right.filter(alike))?;
         burial.check_count(self)?;
         burial.mark(txn, &guard)?;
-        // A neighbour that will be joined goes with the second publication: it is marked with the others.
-        // SAFETY: found under `guard`.
-        unsafe { join(left, None, range, attributes, right) }?.mark(txn, &guard)?;
         let burial = burial.build(self, txn)?;
-        // What touches the tombstone may be what is left of a mapping that the burial cuts.
-        let left = range.start().checked_sub(1).and_then(|addr| burial.new_at(addr)).or(left);
-        let right = burial.new_at(range.end()).or(right);
+        // What touches the tombstone: what is left of a mapping that the burial cuts, or a neighbour that it keeps.
+        let left = range.start().checked_sub(1).and_then(|addr| burial.new_at(addr));
+        let right = burial.new_at(range.end());
         // SAFETY: found under `guard`, or new.
         let rise = unsafe { join(left, burial.new_at(range.start()), range, attributes, right) }?;
         let mut rise = rise.build(self, txn)?;
@@ -119,7 +140,7 @@ unsafe fn join(
     attributes: Attributes,
     right: Option<Item>,
 ) -> Result<Draft, AllocError> {
-    let mut draft = Draft::new();
+    let mut draft = Draft::of_new_mapping();
     // SAFETY: the caller's.
     unsafe { draft.absorb(left, attributes) }?;
     if let Some(tombstone) = tombstone {

@@ -5,13 +5,14 @@
 
 use core::ops::Range;
 
-use abi::{Errno, MMAP_MIN_ADDR, USER_END, flags::map};
-use sync::{Platform, RcuGuard};
+use abi::{Errno, MMAP_MIN_ADDR, USER_END, UpdateProtocol, flags::map};
+use sync::{Abort, Platform, RcuGuard, Txn, primitive::mutant};
 
 use crate::{
     addr::{PAGE_SIZE, PageRange, is_page_aligned, page_ceil, page_floor},
     request::MapRequest,
     space::AddressSpace,
+    vma::Kind,
 };
 
 /// The highest end of a mapping that asks for no address: 128 MiB below the top are left to the stack.
@@ -26,29 +27,51 @@ impl<P: Platform> AddressSpace<P> {
     /// # Errors
     /// In this order: ENOMEM (too long, or no hole), EINVAL (fixed and unaligned), EPERM (fixed and below
     /// [`MMAP_MIN_ADDR`]), EEXIST (not to be replaced, and taken).
-    pub(crate) fn place(&self, guard: &RcuGuard<'_, P>, request: &MapRequest, len: u64) -> Result<PageRange, Errno> {
+    pub(crate) fn place(
+        &self,
+        txn: &Txn<'_, P>,
+        guard: &RcuGuard<'_, P>,
+        request: &MapRequest,
+        len: u64,
+    ) -> Result<PageRange, Abort> {
         if len > USER_END {
-            return Err(Errno::ENOMEM);
+            return Err(Errno::ENOMEM.into());
         }
-        let start = if request.is_fixed() { self.fixed(guard, request, len)? } else { self.hole(guard, request, len)? };
-        PageRange::new(start, start + len).ok_or(Errno::ENOMEM)
+        let start =
+            if request.is_fixed() { self.fixed(txn, guard, request, len)? } else { self.hole(guard, request, len)? };
+        PageRange::new(start, start + len).ok_or(Errno::ENOMEM.into())
     }
 
-    fn fixed(&self, guard: &RcuGuard<'_, P>, request: &MapRequest, len: u64) -> Result<u64, Errno> {
+    fn fixed(&self, txn: &Txn<'_, P>, guard: &RcuGuard<'_, P>, request: &MapRequest, len: u64) -> Result<u64, Abort> {
         let addr = request.addr;
         if addr > USER_END - len {
-            return Err(Errno::ENOMEM);
+            return Err(Errno::ENOMEM.into());
         }
         if !is_page_aligned(addr) {
-            return Err(Errno::EINVAL);
+            return Err(Errno::EINVAL.into());
         }
         if addr < MMAP_MIN_ADDR {
-            return Err(Errno::EPERM);
+            return Err(Errno::EPERM.into());
         }
-        if request.has(map::FIXED_NOREPLACE) && !self.is_free(guard, addr, len) {
-            return Err(Errno::EEXIST);
+        if request.has(map::FIXED_NOREPLACE) {
+            self.check_claim(txn, guard, addr..addr + len)?;
         }
         Ok(addr)
+    }
+
+    /// Says EEXIST if something is mapped in `range`.
+    fn check_claim(&self, txn: &Txn<'_, P>, guard: &RcuGuard<'_, P>, range: Range<u64>) -> Result<(), Abort> {
+        let mut tombstone = None;
+        for item in self.tree.overlapping(guard, range) {
+            // SAFETY: found under `guard`.
+            let vma = unsafe { item.value.get() };
+            if vma.kind() != Kind::Tombstone || mutant("claim-trusts-tombstone") {
+                return Err(Errno::EEXIST.into());
+            }
+            tombstone = Some(vma.lock());
+        }
+        // A tombstone covers holes, too, and other CPUs may still see what was mapped there: only its end tells.
+        tombstone.map_or(Ok(()), |lock| Err(txn.wait_for(lock)))
     }
 
     fn hole(&self, guard: &RcuGuard<'_, P>, request: &MapRequest, len: u64) -> Result<u64, Errno> {
@@ -61,13 +84,24 @@ impl<P: Platform> AddressSpace<P> {
             if fits && self.is_free(guard, hint, len) {
                 return Ok(hint);
             }
-            return self.tree.find_gap_down(guard, len, LOW_2G.start, LOW_2G.end).ok_or(Errno::ENOMEM);
+            return self.highest_gap(guard, len, LOW_2G).ok_or(Errno::ENOMEM);
         }
         if hint != 0 && hint <= USER_END - len && self.is_free(guard, hint, len) {
             return Ok(hint);
         }
-        let below_stack = self.tree.find_gap_down(guard, len, MMAP_MIN_ADDR, MMAP_BASE);
-        below_stack.or_else(|| self.tree.find_gap_down(guard, len, MMAP_MIN_ADDR, USER_END)).ok_or(Errno::ENOMEM)
+        let below_stack = self.highest_gap(guard, len, MMAP_MIN_ADDR..MMAP_BASE);
+        below_stack.or_else(|| self.highest_gap(guard, len, MMAP_MIN_ADDR..USER_END)).ok_or(Errno::ENOMEM)
+    }
+
+    /// The highest hole of `len` bytes in `within`. Beside a writer a search may miss one; before there is said to be none, it
+    /// is repeated where nobody changes the tree. (One that is found wrongly is no hole any more at publication.)
+    fn highest_gap(&self, guard: &RcuGuard<'_, P>, len: u64, within: Range<u64>) -> Option<u64> {
+        let Range { start, end } = within;
+        let found = self.tree.find_gap_down(guard, len, start, end);
+        if found.is_some() || self.memory.locks.pair().update() == UpdateProtocol::Bulk {
+            return found;
+        }
+        self.tree.publish().find_gap_down(len, start, end)
     }
 
     /// Whether nothing is mapped in the `len` bytes from `addr` on.

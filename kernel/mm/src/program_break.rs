@@ -1,18 +1,26 @@
 //! The program break: where a program's heap begins and ends. `brk` moves it.
 //!
-//! Its bounds are written inside transactions only, so Relaxed accesses suffice.
+//! It has a lock as VMAs have one, which `brk` marks first: two calls of it must not change the heap beside each other. Its
+//! bounds are written by who has marked it; others read them for reports, as a hint.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use sync::{Platform, VmaLock, VmaLocks};
 
 /// The heap that `brk` moves the end of.
 pub(crate) struct Break {
     start: AtomicU64,
     end: AtomicU64,
+    lock: VmaLock,
 }
 
 impl Break {
-    pub(crate) const fn new() -> Break {
-        Break { start: AtomicU64::new(0), end: AtomicU64::new(0) }
+    pub(crate) fn new<P: Platform>(locks: &VmaLocks<P>) -> Break {
+        Break { start: AtomicU64::new(0), end: AtomicU64::new(0), lock: VmaLock::open(locks) }
+    }
+
+    pub(crate) fn lock(&self) -> &VmaLock {
+        &self.lock
     }
 
     pub(crate) fn start(&self) -> u64 {

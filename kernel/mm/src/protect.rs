@@ -6,12 +6,12 @@
 
 use core::ops::Range;
 
-use abi::{Errno, USER_END, flags::prot};
+use abi::{Errno, USER_END, UpdateProtocol, flags::prot};
 use sync::{Abort, Platform, RcuGuard, Txn, primitive::mutant};
 
 use crate::{
     addr::{PageRange, is_page_aligned, page_ceil},
-    edit::Draft,
+    edit::{Draft, Item},
     gather::Gather,
     paging::Entry,
     space::AddressSpace,
@@ -69,8 +69,11 @@ impl<P: Platform> AddressSpace<P> {
     /// The inner result is the call's: an error that comes after the change.
     fn protect_in(&self, txn: &mut Txn<'_, P>, range: PageRange, rights: Rights) -> Result<Result<(), Errno>, Abort> {
         let guard = self.memory.rcu.read();
-        let change = self.draft_change(&guard, range, Holes::Stop, &|old| Attributes { rights, ..old })?;
-        let Some(draft) = change.draft else { return Ok(change.result) };
+        let change = self.draft_change(txn, &guard, range, Holes::Stop, &|old| Attributes { rights, ..old })?;
+        let Some(draft) = change.draft else {
+            drop(guard);
+            return self.check_rights(&change.range, rights).map(|()| change.result);
+        };
         self.publish_change(txn, guard, draft)?;
         let mut gather = Gather::new(self);
         // SAFETY: all VMAs in the range are marked and settled by us.
@@ -96,6 +99,17 @@ impl<P: Platform> AddressSpace<P> {
         Ok(change.result)
     }
 
+    /// Makes sure that everything in `range` had `rights` at one moment: a walk without the section is of many.
+    fn check_rights(&self, range: &Range<u64>, rights: Rights) -> Result<(), Abort> {
+        if range.is_empty() || self.memory.locks.pair().update() == UpdateProtocol::Bulk {
+            return Ok(());
+        }
+        let _guard = self.memory.rcu.read();
+        // SAFETY: in the tree, and the section keeps it there.
+        let has = |item: Item| unsafe { item.value.get() }.attributes().rights == rights;
+        if self.tree.publish().overlapping(range.clone()).all(has) { Ok(()) } else { Err(Abort::Again) }
+    }
+
     /// Publishes what [`AddressSpace::draft_change`] drafted under `guard`: its VMAs are marked and settled from here on.
     pub(crate) fn publish_change(
         &self,
@@ -115,6 +129,7 @@ impl<P: Platform> AddressSpace<P> {
     /// its neighbours where they become alike.
     pub(crate) fn draft_change(
         &self,
+        txn: &Txn<'_, P>,
         guard: &RcuGuard<'_, P>,
         range: PageRange,
         holes: Holes,
@@ -122,6 +137,7 @@ impl<P: Platform> AddressSpace<P> {
     ) -> Result<Change, Abort> {
         let mut draft = Draft::new();
         let mut changed = false;
+        let mut pending = None;
         let mut result = Ok(());
         let mut cursor = range.start();
         let mut last = None;
@@ -135,10 +151,13 @@ impl<P: Platform> AddressSpace<P> {
             // SAFETY: found under `guard`.
             let vma = unsafe { item.value.get() };
             if vma.kind() == Kind::Tombstone {
-                return Err(Abort::Restart);
+                return Err(txn.wait_for(vma.lock()));
             }
             let (old, new) = (vma.attributes(), f(vma.attributes()));
             changed |= old != new;
+            if vma.lock().locked_by(&self.memory.locks.cells).is_some_and(|mark| mark != txn.own_mark()) {
+                pending = Some(vma.lock());
+            }
             if item.start < range.start() {
                 draft.map(item.start..range.start(), old)?;
             } else if draft.is_empty() {
@@ -163,6 +182,11 @@ impl<P: Platform> AddressSpace<P> {
             let (_, right) = self.neighbours(guard, &item.range());
             // SAFETY: found under `guard`.
             unsafe { draft.absorb(right, new) }?;
+        }
+        // What another call has published it may not have made true yet: old translations go after that. Where nothing is left to be
+        // changed, this call must not return before it has.
+        if let Some(lock) = pending.filter(|_| !changed && !mutant("protect-trusts-pending")) {
+            return Err(txn.wait_for(lock));
         }
         Ok(Change { draft: changed.then_some(draft), range: range.start()..cursor, result })
     }

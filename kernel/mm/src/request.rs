@@ -36,6 +36,11 @@ impl MapRequest {
         self.has(map::FIXED | map::FIXED_NOREPLACE)
     }
 
+    /// Whether it takes the place of what is mapped there.
+    pub(crate) const fn replaces(&self) -> bool {
+        self.has(map::FIXED) && !self.has(map::FIXED_NOREPLACE)
+    }
+
     pub(crate) fn attributes(&self) -> Attributes {
         let flags = if self.has(map::NORESERVE) { VmaFlags::NORESERVE } else { VmaFlags::empty() };
         Attributes { rights: Rights::from_prot(self.prot), flags }

@@ -3,7 +3,7 @@
 //! | part | protected by |
 //! |---|---|
 //! | `tree` | look-ups: RCU; changes: a transaction, published in the tree's section |
-//! | `update` | itself: the update protocol's lock, and the set of CPUs that run this address space |
+//! | `update` | itself: the lock of `bulk`, and the set of CPUs that run this address space |
 //! | `tables` | entries are atomics; filled by faults under a VMA's read lock, emptied by settled transactions |
 //! | `program_break` | transactions |
 //!
@@ -12,17 +12,18 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{Errno, PAGE_SIZE};
-use sync::{Abort, CpuSet, Platform, Txn, UpdateLock};
+use sync::{Abort, CpuId, CpuSet, Platform, Txn, UpdateLock};
 
 use crate::{
     error::OutOfMemory,
-    frame::{Frame, FrameList, Owner},
+    frame::FrameList,
     memory::Memory,
     paging::{
-        PageTables,
-        walk::{ENTRIES, USER_HALF_END, cell},
+        PageTables, Unlinked,
+        table::{ENTRIES, USER_HALF_END},
     },
     program_break::Break,
+    tally::{Registered, Tally},
     tree::RangeTree,
     vma::VmaRef,
 };
@@ -39,13 +40,13 @@ pub struct AddressSpace<P: Platform> {
     pub(crate) program_break: Break,
     /// Where the program's stack is, for its name in reports. 0: nowhere.
     pub(crate) stack: AtomicU64,
-    id: u64,
-    /// The root table; freed with the address space.
-    _root: Frame<P>,
+    /// What happens here is counted here.
+    pub(crate) counters: Registered<P>,
 }
 
 impl<P: Platform> AddressSpace<P> {
-    /// An empty address space that shares the upper half of the tables under `kernel_root`.
+    /// An empty address space, with a root table for each of the machine's CPUs, that shares the upper half of the tables
+    /// under `kernel_root`.
     ///
     /// `kernel_root` is the physical address of the kernel's root table; its upper 256 entries are copied, so all that
     /// the kernel will use must be there already (see [`prepare_kernel_slot`](crate::paging::prepare_kernel_slot)).
@@ -53,35 +54,37 @@ impl<P: Platform> AddressSpace<P> {
     /// # Errors
     /// ENOMEM.
     pub fn new(memory: &'static Memory<P>, kernel_root: u64) -> Result<Self, Errno> {
-        let root = memory.frames.alloc_zeroed(Owner::PageTable)?;
-        for index in ENTRIES / 2..ENTRIES {
-            // SAFETY: the kernel's root table is never freed.
-            let shared = unsafe { cell::<P>(kernel_root, index) }.load();
-            // SAFETY: `root` is ours.
-            unsafe { cell::<P>(root.phys(), index) }.store(shared);
-        }
-        // SAFETY: the address space keeps the frame; its lower half is empty.
-        let tables = unsafe { PageTables::new(root.phys(), memory.frames) };
+        // SAFETY: the kernel's root table is never freed.
+        let tables = unsafe { PageTables::new(memory.frames, kernel_root) }?;
         Ok(AddressSpace {
             memory,
             tree: RangeTree::new(&memory.rcu),
             update: UpdateLock::new(),
             tables,
-            program_break: Break::new(),
+            program_break: Break::new(&memory.locks),
             stack: AtomicU64::new(0),
-            id: memory.next_space_id(),
-            _root: root,
+            counters: memory.counters.register()?,
         })
     }
 
-    /// Physical address of the root table, for CR3.
+    /// Physical address of the calling CPU's root table, for its CR3.
     pub fn root(&self) -> u64 {
-        self.tables.root()
+        self.root_of(P::cpu())
+    }
+
+    /// Physical address of the root table of `cpu`.
+    pub fn root_of(&self, cpu: CpuId) -> u64 {
+        self.tables.root_of(cpu)
     }
 
     /// A number that no other address space of this machine has or had: half of a futex key.
     pub fn id(&self) -> u64 {
-        self.id
+        self.counters.tally().space()
+    }
+
+    /// What was counted here.
+    pub fn tally(&self) -> &Tally<P> {
+        self.counters.tally()
     }
 
     /// The machine's memory.
@@ -116,9 +119,22 @@ impl<P: Platform> AddressSpace<P> {
     }
 
     /// Runs `body` as a transaction on this address space.
+    ///
+    /// If kernel memory is out, once more after a grace period: what earlier calls replaced may have waited for that, and a
+    /// full memory could not be emptied otherwise.
     #[track_caller]
-    pub(crate) fn transaction<T>(&self, body: impl FnMut(&mut Txn<'_, P>) -> Result<T, Abort>) -> Result<T, Errno> {
-        sync::update(&self.update, &self.memory.locks, &self.memory.counters, body)
+    pub(crate) fn transaction<T>(&self, mut body: impl FnMut(&mut Txn<'_, P>) -> Result<T, Abort>) -> Result<T, Errno> {
+        let mut last = None;
+        let first = sync::update(&self.update, &self.memory.locks, &self.counters, |txn| {
+            let result = body(txn);
+            last = result.as_ref().err().copied();
+            result
+        });
+        if last != Some(Abort::NoMemory) {
+            return first;
+        }
+        self.memory.rcu.barrier();
+        sync::update(&self.update, &self.memory.locks, &self.counters, body)
     }
 }
 
@@ -136,7 +152,7 @@ impl<P: Platform> Drop for AddressSpace<P> {
             unsafe { item.value.free_now() };
         }
         let frames = self.memory.frames;
-        let mut unlinked = FrameList::new(frames);
+        let mut unlinked = Unlinked::new(frames);
         let half = 0..USER_HALF_END;
         // SAFETY: we are the only one left, and no TLB holds anything.
         unsafe { self.tables.unlink(half.clone(), half, &mut unlinked) };
@@ -144,6 +160,7 @@ impl<P: Platform> Drop for AddressSpace<P> {
         // SAFETY: a leaf entry owns its frame, and it was taken out just now.
         let free_page = &mut |entry: crate::paging::Entry| drop(unsafe { frames.from_raw(entry.phys()) });
         self.tables.dismantle(&mut unlinked, free_page, &mut tables);
+        self.tables.dismantle_views();
     }
 }
 

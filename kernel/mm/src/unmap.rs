@@ -10,15 +10,14 @@
 //! 5. one TLB shootdown; when all have acknowledged, the frames are free; tables wait for a grace period;
 //! 6. the tombstone leaves the tree, and the transaction ends.
 
-use abi::{Errno, USER_END};
+use abi::{Errno, USER_END, UpdateProtocol};
 use sync::{Abort, AllocError, Platform, RcuGuard, Settled, Txn, point};
 
 use crate::{
     addr::{PageRange, is_page_aligned, page_ceil},
     edit::{Draft, Edit},
-    frame::FrameList,
     gather::Gather,
-    paging::walk::USER_HALF_END,
+    paging::{Unlinked, table::USER_HALF_END},
     space::AddressSpace,
     tree::Section,
     vma::{Kind, VmaRef},
@@ -58,7 +57,7 @@ impl<P: Platform> AddressSpace<P> {
         guard: RcuGuard<'_, P>,
         range: PageRange,
     ) -> Result<(), Abort> {
-        let Some(burial) = self.draft_burial(&guard, range)? else { return Ok(()) };
+        let Some(burial) = self.draft_burial(txn, &guard, range)? else { return self.check_free(range) };
         burial.check_count(self)?;
         burial.mark(txn, &guard)?;
         let burial = burial.build(self, txn)?;
@@ -73,8 +72,23 @@ impl<P: Platform> AddressSpace<P> {
         Ok(())
     }
 
+    /// Makes sure that the whole range was free at one moment: a walk without the section is of many.
+    fn check_free(&self, range: PageRange) -> Result<(), Abort> {
+        if self.memory.locks.pair().update() == UpdateProtocol::Bulk
+            || self.tree.publish().overlapping(range.range()).next().is_none()
+        {
+            return Ok(());
+        }
+        Err(Abort::Again)
+    }
+
     /// A draft that turns `range` into a tombstone and keeps what sticks out of it, or `None` if nothing is mapped there.
-    pub(crate) fn draft_burial(&self, guard: &RcuGuard<'_, P>, range: PageRange) -> Result<Option<Draft>, Abort> {
+    pub(crate) fn draft_burial(
+        &self,
+        txn: &Txn<'_, P>,
+        guard: &RcuGuard<'_, P>,
+        range: PageRange,
+    ) -> Result<Option<Draft>, Abort> {
         let mut draft = Draft::new();
         let mut tail = None;
         for item in self.tree.overlapping(guard, range.range()) {
@@ -82,7 +96,7 @@ impl<P: Platform> AddressSpace<P> {
             let vma = unsafe { item.value.get() };
             if vma.kind() == Kind::Tombstone {
                 // Another writer is unmapping here; its marks make us wait. Not under `bulk`.
-                return Err(Abort::Restart);
+                return Err(txn.wait_for(vma.lock()));
             }
             if draft.is_empty() {
                 if item.start < range.start() {
@@ -114,7 +128,7 @@ impl<P: Platform> AddressSpace<P> {
         range: PageRange,
         tables: Tables,
     ) -> Result<(), Abort> {
-        let mut unlinked = FrameList::new(self.memory.frames);
+        let mut unlinked = Unlinked::new(self.memory.frames);
         burial.publish(txn, settled, |section| {
             if tables == Tables::Unlink {
                 self.unlink_tables(section, range, &mut unlinked);
@@ -132,7 +146,7 @@ impl<P: Platform> AddressSpace<P> {
 
     /// Unlinks the tables whose whole span lies between `range`'s neighbours (slot protocol, 8.4): inside the section
     /// that published the tombstone, and before the shootdown.
-    fn unlink_tables(&self, section: &Section<'_, P, VmaRef>, range: PageRange, unlinked: &mut FrameList<P>) {
+    pub(crate) fn unlink_tables(&self, section: &Section<'_, P, VmaRef>, range: PageRange, unlinked: &mut Unlinked<P>) {
         let floor = section.prev(range.start()).map_or(0, |item| item.end);
         let ceiling = section.next(range.end()).map_or(USER_HALF_END, |item| item.start);
         // SAFETY: between the two there is only our tombstone, and the section keeps it so; `bury` flushes everything

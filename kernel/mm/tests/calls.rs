@@ -258,6 +258,12 @@ fn a_fault_ends_in_exactly_one_counter() {
 fn nothing_present_means_nothing_flushed_and_tables_come_back() {
     program(|process, user| {
         let machine_frames = || process.space.memory().frames.usage().owned_by(mm::Owner::PageTable);
+        // A CPU's own upper tables stay.
+        map(process, 0, 1, RW);
+        user.store(page(0), 1).unwrap();
+        process.space.munmap(page(0), PAGE_SIZE).unwrap();
+        process.space.memory().rcu.quiescent();
+        process.space.memory().rcu.barrier();
         let empty = machine_frames();
         map(process, 0, 1024, RW);
         for n in 0..1024 {

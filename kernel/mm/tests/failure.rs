@@ -83,6 +83,10 @@ fn moved(process: &Process, wanted: u64) -> Result<(), Errno> {
 #[test]
 fn nothing_changes_when_memory_is_out() {
     let machine = Machine::new(4096);
+    // The counts of the last few address spaces are kept: from here on one goes for each that comes.
+    for _ in 0..mm::tally::ENDED_KEPT {
+        machine.on_cpu(0, || drop(Process::new(machine)));
+    }
     for &(name, errno, call) in CALLS {
         let mut failures = 0;
         loop {
@@ -169,5 +173,24 @@ fn address_spaces_without_memory(machine: &'static Machine) {
         frames.fail_never();
         assert_eq!(none.err(), Some(Errno::ENOMEM));
         assert_eq!(machine.usage().owned, before.owned);
+        let mut failures = 0;
+        loop {
+            let live = LIVE.load(Ordering::Relaxed);
+            let make = || mm::AddressSpace::new(machine.memory, machine.kernel_root);
+            let (made, failed) = fail_allocation_after(failures, make);
+            assert_eq!(made.as_ref().err().copied(), failed.then_some(Errno::ENOMEM), "allocation {failures}");
+            drop(made);
+            assert_eq!(machine.usage().owned, before.owned, "allocation {failures}");
+            assert_eq!(
+                LIVE.load(Ordering::Relaxed),
+                live,
+                "an address space leaks heap when allocation {failures} fails"
+            );
+            if !failed {
+                break;
+            }
+            failures += 1;
+        }
+        assert!(failures >= 2, "its counters alone are two allocations");
     });
 }

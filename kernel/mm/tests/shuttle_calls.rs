@@ -5,20 +5,21 @@
 //! are the switches. The software TLBs load what they like, so a flush that is missing or late shows here, too.
 #![cfg(shuttle)]
 
-use std::sync::Arc;
+mod three_cpus;
 
+use abi::Pair;
 use abi::flags::{madv, prot};
 use mm::{
     Errno, FaultError, MapRequest, PAGE_SIZE,
     testing::{Machine, Process, User},
 };
 use sync::testing::explore;
+use three_cpus::CPUS;
 
 const RW: u32 = prot::READ | prot::WRITE;
 const P: u64 = PAGE_SIZE;
 /// The last page below the end of a page table.
 const BASE: u64 = 0x10_4000_0000 - P;
-const CPUS: u32 = 3;
 
 /// What one CPU does.
 type Part = fn(&Process, &User<'_>);
@@ -26,28 +27,16 @@ type Part = fn(&Process, &User<'_>);
 /// Plays `parts`, one on each CPU, after `prepare` on CPU 0; then every frame must be back.
 fn play(schedules: usize, prepare: Part, parts: [Part; CPUS as usize]) {
     // Outside the model: its schedules begin with the program. It is as it was after each.
-    let machine = Machine::new(1024);
-    explore(schedules, move || {
-        let before = machine.usage();
-        let process = Arc::new(machine.on_cpu(0, || Process::new(machine)));
-        process.run_on(0, |user| prepare(&process, user));
-        let threads: Vec<_> = (0..CPUS)
-            .zip(parts)
-            .map(|(cpu, part)| {
-                let process = process.clone();
-                shuttle::thread::spawn(move || process.run_on(cpu, |user| part(&process, user)))
-            })
-            .collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-        process.check_tlbs();
-        let Ok(process) = Arc::try_unwrap(process) else { panic!("all threads have ended") };
-        machine.on_cpu(0, || {
-            drop(process);
-            machine.drain();
-        });
-        (1..CPUS).for_each(|cpu| machine.on_cpu(cpu, || machine.drain()));
-        assert_eq!(machine.usage().owned, before.owned, "frames were lost");
-    });
+    play_on(Machine::new(1024), schedules, prepare, parts);
+}
+
+/// As [`play`], under each pair of protocols.
+fn play_under_all(schedules: usize, prepare: Part, parts: [Part; CPUS as usize]) {
+    Pair::all().for_each(|pair| play_on(Machine::with_pair(1024, pair), schedules, prepare, parts));
+}
+
+fn play_on(machine: &'static Machine, schedules: usize, prepare: Part, parts: [Part; CPUS as usize]) {
+    explore(schedules, move || drop(three_cpus::play(machine, prepare, parts)));
 }
 
 fn map(process: &Process, _: &User<'_>) {
@@ -115,4 +104,20 @@ fn replacing_beside_touching() {
         assert!(user.store(BASE + 2 * P, 1).is_err());
     };
     play(4_000, map, [replace, touch, touch]);
+}
+
+/// Two CPUs take the same right away beside each other: the one that finds nothing left to be changed must not return before the
+/// other one has taken the old translations away, from the third CPU, too.
+#[test]
+fn taking_a_right_that_is_being_taken() {
+    let protect: Part = |process, user| {
+        may_fail(user.store(BASE, 1));
+        process.space.mprotect(BASE, 2 * P, prot::READ).unwrap();
+        assert!(user.store(BASE, 2).is_err(), "read-only memory can be written");
+    };
+    let touch: Part = |_, user| {
+        may_fail(user.store(BASE, 3));
+        user.tick();
+    };
+    play_under_all(150, map, [protect, protect, touch]);
 }

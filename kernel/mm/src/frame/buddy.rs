@@ -72,8 +72,7 @@ impl Buddy {
         let meta = zone.meta(pfn);
         meta.set_state(State::Free);
         meta.set_order(order);
-        meta.set_link(0, next);
-        meta.set_link(1, NONE);
+        meta.set_links(next, NONE);
         if next != NONE {
             zone.meta(next).set_link(1, pfn);
         }

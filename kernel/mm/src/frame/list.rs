@@ -34,8 +34,7 @@ impl<P: Platform> FrameList<P> {
         let zone = self.frames.zone();
         let pfn = zone.pfn(frame.into_raw());
         let meta = zone.meta(pfn);
-        meta.set_link(0, self.head);
-        meta.set_link(1, tag);
+        meta.set_links(self.head, tag);
         self.head = pfn;
     }
 

@@ -9,14 +9,14 @@
 //! | `refs` | handles to an allocated frame | atomic |
 //! | `state` | absent, free, cached, tail of a block, or the owner | the buddy lock while free; the holder after |
 //! | `order` | size of the block that starts here | like `state` |
-//! | `link` | free-list links; links of a [`FrameList`](super::FrameList) | like `state` |
+//! | `word` | free-list links; links of a [`FrameList`](super::FrameList); of a page table in use, its sharers | like `state`; sharers: atomic |
 //! | `head` | deferred free | the holder, then RCU |
 
 use core::{
     cell::UnsafeCell,
     mem::offset_of,
     ptr::NonNull,
-    sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed},
+    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 use sync::{Platform, RcuHead};
@@ -48,6 +48,7 @@ pub(super) enum State {
 }
 
 impl State {
+    #[inline]
     const fn to_byte(self) -> u8 {
         match self {
             State::Absent => 0,
@@ -58,6 +59,7 @@ impl State {
         }
     }
 
+    #[inline]
     fn from_byte(byte: u8) -> State {
         match byte {
             0 => State::Absent,
@@ -78,7 +80,8 @@ pub(super) struct FrameMeta {
     order: AtomicU8,
     /// Place in the section; never changes after boot.
     index: u16,
-    link: [AtomicU32; 2],
+    /// Two links of 32 bits, or one mask of 64.
+    word: AtomicU64,
     head: UnsafeCell<RcuHead>,
 }
 
@@ -89,38 +92,59 @@ impl FrameMeta {
             state: AtomicU8::new(State::Absent.to_byte()),
             order: AtomicU8::new(0),
             index,
-            link: [AtomicU32::new(NONE), AtomicU32::new(NONE)],
+            word: AtomicU64::new(u64::MAX),
             head: UnsafeCell::new(RcuHead::new()),
         }
     }
 
+    #[inline]
     pub(super) fn refs(&self) -> &AtomicU32 {
         &self.refs
     }
 
+    #[inline]
     pub(super) fn state(&self) -> State {
         State::from_byte(self.state.load(Relaxed))
     }
 
+    #[inline]
     pub(super) fn set_state(&self, state: State) {
         self.state.store(state.to_byte(), Relaxed);
     }
 
     /// The block's size is `1 << order` frames.
+    #[inline]
     pub(super) fn order(&self) -> usize {
         usize::from(self.order.load(Relaxed))
     }
 
+    #[inline]
     pub(super) fn set_order(&self, order: usize) {
         self.order.store(order as u8, Relaxed);
     }
 
+    #[inline]
     pub(super) fn link(&self, which: usize) -> u32 {
-        self.link[which].load(Relaxed)
+        (self.word.load(Relaxed) >> (32 * which)) as u32
     }
 
+    #[inline]
     pub(super) fn set_link(&self, which: usize, to: u32) {
-        self.link[which].store(to, Relaxed);
+        // Two accesses: whoever may change one link may change both.
+        let kept = self.word.load(Relaxed) & !(u64::from(u32::MAX) << (32 * which));
+        self.word.store(kept | u64::from(to) << (32 * which), Relaxed);
+    }
+
+    /// Both links.
+    #[inline]
+    pub(super) fn set_links(&self, first: u32, second: u32) {
+        self.word.store(u64::from(second) << 32 | u64::from(first), Relaxed);
+    }
+
+    /// One mask instead of the links, while the frame is in no list.
+    #[inline]
+    pub(super) fn mask(&self) -> &AtomicU64 {
+        &self.word
     }
 }
 

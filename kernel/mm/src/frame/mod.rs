@@ -213,6 +213,13 @@ impl<P: Platform> Frames<P> {
         }
     }
 
+    /// A word that goes with the allocated frame at `phys` while that is in no [`FrameList`], whose links it holds there;
+    /// undefined at first. It is there for ever, but who has it changes with the frame.
+    pub(crate) fn mask_of(&self, phys: u64) -> &'static AtomicU64 {
+        let zone = self.zone();
+        zone.meta(zone.pfn(phys)).mask()
+    }
+
     /// Total number of usable frames.
     pub fn total(&self) -> u64 {
         self.zone().total

@@ -13,7 +13,7 @@ use sync::Platform;
 
 use super::{
     entry::Entry,
-    walk::{cell, entry_span, index},
+    table::{cell, entry_span, index},
 };
 use crate::{
     addr::{PAGE_SIZE, is_page_aligned},

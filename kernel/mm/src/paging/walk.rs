@@ -1,11 +1,7 @@
-//! Walking a program's page tables: four levels of 512 entries.
+//! Walking a program's page tables.
 //!
-//! | level | a table spans | an entry spans |
-//! |---|---|---|
-//! | 4 (root) | 256 TiB | 512 GiB |
-//! | 3 | 512 GiB | 1 GiB |
-//! | 2 | 1 GiB | 2 MiB |
-//! | 1 | 2 MiB | a page |
+//! This is the tree of tables, in which everything stands that is mapped. Processors walk their own roots and upper tables
+//! (`view`), into which a fault links the tree's leaf tables (level 1) one by one.
 //!
 //! Several CPUs walk and fill the same tables at once, by compare-and-swap; the loser of a race gives its frame back.
 //! What keeps a table alive is the *VMA* above it: whoever has read-locked a VMA, or settled a mark on it, may walk in
@@ -14,60 +10,79 @@
 
 use core::ops::Range;
 
-use sync::{Platform, point};
+use abi::MAX_CPUS;
+use arrayvec::ArrayVec;
+use sync::{CpuId, CpuSet, Platform, point, primitive::mutant};
 
-use super::entry::{Entry, EntryCell};
+use super::{
+    entry::{Entry, EntryCell},
+    sharers::Sharers,
+    table::{ENTRIES, cell, entry_span, fill, index},
+    view::View,
+};
 use crate::{
-    addr::{PAGE_SIZE, page_floor},
+    addr::page_floor,
     error::OutOfMemory,
-    frame::{FrameList, Frames, Owner},
+    frame::{Frame, FrameList, Frames, Owner},
 };
 
-/// Entries in a table.
-pub(crate) const ENTRIES: usize = 512;
+/// Levels above the leaf tables, downwards.
+const UPPER: [u32; 3] = [4, 3, 2];
 
-/// One past the last address of the user half.
-pub(crate) const USER_HALF_END: u64 = 1 << 47;
-
-/// Bytes that one entry of a table at `level` spans.
-pub(crate) const fn entry_span(level: u32) -> u64 {
-    PAGE_SIZE << (9 * (level - 1))
-}
-
-/// Which entry of a table at `level` is on the way to `addr`.
-pub(crate) const fn index(addr: u64, level: u32) -> usize {
-    (addr / entry_span(level)) as usize % ENTRIES
-}
-
-/// Entry `index` of the table at `table`.
-///
-/// # Safety
-/// `table` is the physical address of a live page table, which outlives `'a`.
-pub(crate) unsafe fn cell<'a, P: Platform>(table: u64, index: usize) -> &'a EntryCell {
-    debug_assert!(index < ENTRIES);
-    let entries = P::phys_to_virt(table).cast::<EntryCell>();
-    // SAFETY: a table is one page of 512 entries, inside the physical window.
-    let entry = unsafe { entries.add(index) };
-    // SAFETY: the table is live (the caller); entries are only ever reached as atomics.
-    unsafe { &*entry }
-}
-
-/// The tables of one address space.
+/// The tables of one address space: the tree, and each CPU's view of it.
 pub(crate) struct PageTables<P: Platform> {
+    /// Level 4 of the tree.
     root: u64,
+    /// By CPU, for all of the machine's: a CPU that joins needs no memory.
+    views: ArrayVec<View<P>, MAX_CPUS>,
     frames: Frames<P>,
+    /// What `root` names.
+    _root: Frame<P>,
 }
 
 impl<P: Platform> PageTables<P> {
+    /// No tables; the upper halves of all views are that of `kernel_root`.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    ///
     /// # Safety
-    /// `root` is the physical address of a level 4 table that lives as long as the result, and the tables under its
-    /// lower half were made by `PageTables` with the same `frames`.
-    pub(crate) const unsafe fn new(root: u64, frames: Frames<P>) -> Self {
-        PageTables { root, frames }
+    /// `kernel_root` is the physical address of a level 4 table that is never freed.
+    pub(crate) unsafe fn new(frames: Frames<P>, kernel_root: u64) -> Result<Self, OutOfMemory> {
+        let root = frames.alloc_zeroed(Owner::PageTable)?;
+        let mut views = ArrayVec::new();
+        for _ in 0..P::cpu_count() {
+            // SAFETY: the caller's.
+            views.push(unsafe { View::new(&frames, kernel_root) }?);
+        }
+        Ok(PageTables { root: root.phys(), views, frames, _root: root })
     }
 
+    /// Physical address of the tree's level 4 table, which no processor loads: the address space's name.
     pub(crate) const fn root(&self) -> u64 {
         self.root
+    }
+
+    /// Physical address of the level 4 table that `cpu`'s processor walks.
+    pub(crate) fn root_of(&self, cpu: CpuId) -> u64 {
+        self.views[cpu.index()].root()
+    }
+
+    /// The leaf table for `addr`, if the tables on the way are there.
+    ///
+    /// # Safety
+    /// As [`PageTables::leaf`].
+    unsafe fn leaf_table(&self, addr: u64) -> Option<u64> {
+        let mut table = self.root;
+        for level in UPPER {
+            // SAFETY: linked from the root, and kept there by the caller.
+            let entry = unsafe { cell::<P>(table, index(addr, level)) }.load();
+            if !entry.is_present() {
+                return None;
+            }
+            table = entry.phys();
+        }
+        Some(table)
     }
 
     /// The leaf entry for `addr`, if the tables on the way are there.
@@ -76,50 +91,65 @@ impl<P: Platform> PageTables<P> {
     /// While the result is used, the caller holds what keeps the tables there: a read-locked or settled VMA that
     /// contains `addr`, or the whole address space.
     pub(crate) unsafe fn leaf(&self, addr: u64) -> Option<&EntryCell> {
-        let mut table = self.root;
-        for level in (2..=4).rev() {
-            // SAFETY: linked from the root, and kept there by the caller.
-            let entry = unsafe { cell::<P>(table, index(addr, level)) }.load();
-            if !entry.is_present() {
-                return None;
-            }
-            table = entry.phys();
-        }
-        // SAFETY: as above.
+        // SAFETY: the caller's.
+        let table = unsafe { self.leaf_table(addr) }?;
+        // SAFETY: linked from the tree, and kept there by the caller.
         Some(unsafe { cell::<P>(table, index(addr, 1)) })
     }
 
-    /// The leaf entry for `addr`; missing tables are made.
+    /// The CPUs that may know translations of `addr`'s leaf table, if there is one.
+    ///
+    /// # Safety
+    /// As [`PageTables::leaf`].
+    pub(crate) unsafe fn sharers(&self, addr: u64) -> Option<Sharers> {
+        // SAFETY: the caller's.
+        unsafe { self.leaf_table(addr) }.map(|table| self.sharers_of(table))
+    }
+
+    /// Those of the leaf table at `table`.
+    fn sharers_of(&self, table: u64) -> Sharers {
+        Sharers::of(table, &self.frames)
+    }
+
+    /// The leaf entry for `addr`, where the calling CPU's processor finds it; missing tables are made.
     ///
     /// # Errors
-    /// [`OutOfMemory`]. Tables made so far stay: they are empty, and go when their VMA goes.
+    /// [`OutOfMemory`]. Tables made so far stay: they are empty, and go when their VMA goes, or the address space.
     ///
     /// # Safety
     /// As [`PageTables::leaf`].
     pub(crate) unsafe fn leaf_or_create(&self, addr: u64) -> Result<&EntryCell, OutOfMemory> {
         let mut table = self.root;
-        for level in (2..=4).rev() {
+        for level in UPPER {
             // SAFETY: linked from the root, and kept there by the caller.
             let entry = unsafe { cell::<P>(table, index(addr, level)) };
-            table = self.table_below(entry)?;
+            table = fill(entry, &self.frames)?;
+        }
+        let sharers = self.sharers_of(table);
+        if !sharers.contains(P::cpu()) {
+            self.link(addr, table, sharers)?;
         }
         // SAFETY: as above.
         Ok(unsafe { cell::<P>(table, index(addr, 1)) })
     }
 
-    fn table_below(&self, entry: &EntryCell) -> Result<u64, OutOfMemory> {
-        let present = entry.load();
-        if present.is_present() {
-            return Ok(present.phys());
+    /// Links the leaf table at `table` into the calling CPU's view.
+    #[cold]
+    fn link(&self, addr: u64, table: u64, sharers: Sharers) -> Result<(), OutOfMemory> {
+        let cpu = P::cpu();
+        // The last step that can fail.
+        let link = self.views[cpu.index()].link_or_create(addr, &self.frames)?;
+        if !mutant("link-before-sharer") {
+            sharers.add(cpu);
         }
-        let frame = self.frames.alloc_zeroed(Owner::PageTable)?;
-        let phys = frame.phys();
-        point!(P, "before-table");
-        match entry.compare_exchange(Entry::EMPTY, Entry::table(phys)) {
-            Ok(()) => Ok(frame.into_raw()),
-            // Another CPU was first. `frame` goes back here.
-            Err(winner) => Ok(winner.phys()),
+        point!(P, "leaf-linking");
+        // Whatever stood there has left the tree, and whoever took it out flushes this CPU.
+        link.store(Entry::table(table));
+        point!(P, "leaf-linked");
+        if mutant("link-before-sharer") {
+            sharers.add(cpu);
         }
+        Ok(())
     }
 
     /// Calls `f` with every leaf entry in `range` whose table exists.
@@ -154,28 +184,22 @@ impl<P: Platform> PageTables<P> {
     }
 
     /// Takes every table out of the tree that `range` touches and whose whole span lies in `free`, where no VMA but the
-    /// caller's own is. The tables, highest first, each with everything below it, are pushed to `out` with their level.
+    /// caller's own is. The tables, highest first, each with everything below it, are put into `out`.
     ///
     /// The work is bounded by three tables' worth of entries, so that it can be done under a spin lock.
     ///
     /// # Safety
     /// The caller is in the publication section, which shows no VMA and no reservation in `free` but settled ones of
-    /// its own; `range` lies inside `free`. It flushes all TLBs, cached upper levels included, before it frees a table.
-    pub(crate) unsafe fn unlink(&self, range: Range<u64>, free: Range<u64>, out: &mut FrameList<P>) {
+    /// its own; `range` lies inside `free`. Before it frees a table, it flushes everything, cached upper levels included,
+    /// on all CPUs that [`PageTables::dismantle`] says.
+    pub(crate) unsafe fn unlink(&self, range: Range<u64>, free: Range<u64>, out: &mut Unlinked<P>) {
         // SAFETY: the root is live.
         unsafe { self.unlink_below(self.root, 4, range, &free, out) };
     }
 
     /// # Safety
     /// `table` is a live table at `level`; as [`PageTables::unlink`].
-    unsafe fn unlink_below(
-        &self,
-        table: u64,
-        level: u32,
-        range: Range<u64>,
-        free: &Range<u64>,
-        out: &mut FrameList<P>,
-    ) {
+    unsafe fn unlink_below(&self, table: u64, level: u32, range: Range<u64>, free: &Range<u64>, out: &mut Unlinked<P>) {
         let span = entry_span(level);
         let mut addr = range.start;
         while addr < range.end {
@@ -188,7 +212,7 @@ impl<P: Platform> PageTables<P> {
                 if free.start <= start && end <= free.end {
                     let below = entry.take();
                     // SAFETY: the tree owned the table, and has just given it up.
-                    out.push(unsafe { self.frames.from_raw(below.phys()) }, level - 1);
+                    self.give_up(unsafe { self.frames.from_raw(below.phys()) }, Place { start, level: level - 1 }, out);
                 } else if level > 2 {
                     // SAFETY: linked from a live table. Its VMAs outside `free` are not ours to look at, and the
                     // tables above them stay.
@@ -199,29 +223,55 @@ impl<P: Platform> PageTables<P> {
         }
     }
 
+    /// Puts `table`, which has left the tree, into `out`. A leaf table leaves all views here: while it was in the tree its
+    /// sharers could only grow by faults in its span, and there are none, for no VMA is there but the caller's settled one.
+    /// As soon as the publication section is over, a fault may link the table's successor.
+    fn give_up(&self, table: Frame<P>, place: Place, out: &mut Unlinked<P>) {
+        if place.level == 1 {
+            let cpus = self.sharers_of(table.phys()).cpus();
+            for cpu in cpus.iter().filter(|_| !mutant("unlink-keeps-links")) {
+                self.views[cpu.index()].unlink(place.start, table.phys());
+            }
+            out.cpus.0 |= cpus.0;
+        }
+        out.tables.push(table, place.tag());
+    }
+
     /// Takes apart what [`PageTables::unlink`] took out: every page goes to `pages`, with its former entry, every table
-    /// to `tables`.
+    /// to `tables`. Returns the CPUs whose views led to any of them.
     pub(crate) fn dismantle(
         &self,
-        unlinked: &mut FrameList<P>,
+        unlinked: &mut Unlinked<P>,
         pages: &mut dyn FnMut(Entry),
         tables: &mut FrameList<P>,
-    ) {
-        while let Some((table, level)) = unlinked.pop() {
+    ) -> CpuSet {
+        while let Some((table, tag)) = unlinked.tables.pop() {
+            let place = Place::of(tag);
             for index in 0..ENTRIES {
                 // SAFETY: the handle keeps the table.
-                let entry = unsafe { cell::<P>(table.phys(), index) }.take();
-                if entry.is_empty() {
+                let entry = unsafe { cell::<P>(table.phys(), index) };
+                // Empty ones stay empty: no fault comes by here any more.
+                if entry.load().is_empty() {
                     continue;
                 }
-                if level == 1 {
+                let entry = entry.take();
+                if place.level == 1 {
                     pages(entry);
                 } else {
                     // SAFETY: the table owned the one below, and has just given it up.
-                    unlinked.push(unsafe { self.frames.from_raw(entry.phys()) }, level - 1);
+                    let below = unsafe { self.frames.from_raw(entry.phys()) };
+                    self.give_up(below, place.below(index), unlinked);
                 }
             }
-            tables.push(table, level);
+            tables.push(table, place.level);
+        }
+        unlinked.cpus
+    }
+
+    /// Frees all views. Called at the end, when no CPU runs the address space any more, and none will.
+    pub(crate) fn dismantle_views(&self) {
+        for view in &self.views {
+            view.dismantle(&self.frames);
         }
     }
 
@@ -237,5 +287,47 @@ impl<P: Platform> PageTables<P> {
         }
         let offset = (addr - page_floor(addr)) as usize;
         Some(P::phys_to_virt(entry.phys()).wrapping_add(offset))
+    }
+}
+
+/// Where a table stands in the tree.
+#[derive(Clone, Copy)]
+struct Place {
+    /// First address of its span.
+    start: u64,
+    level: u32,
+}
+
+impl Place {
+    /// As a number beside the table in a list: spans start at multiples of 2 MiB, and below 2^47.
+    const fn tag(self) -> u32 {
+        (self.start / entry_span(2)) as u32 * 4 + self.level
+    }
+
+    const fn of(tag: u32) -> Place {
+        Place { start: (tag / 4) as u64 * entry_span(2), level: tag % 4 }
+    }
+
+    /// That of the table below entry `index`.
+    const fn below(self, index: usize) -> Place {
+        Place { start: self.start + index as u64 * entry_span(self.level), level: self.level - 1 }
+    }
+}
+
+/// Tables that have left the tree, and not been freed.
+pub(crate) struct Unlinked<P: Platform> {
+    /// Each with its [`Place`].
+    tables: FrameList<P>,
+    /// CPUs that had linked leaf tables of these, as far as they have been looked at.
+    cpus: CpuSet,
+}
+
+impl<P: Platform> Unlinked<P> {
+    pub(crate) const fn new(frames: Frames<P>) -> Unlinked<P> {
+        Unlinked { tables: FrameList::new(frames), cpus: CpuSet::EMPTY }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.tables.is_empty()
     }
 }

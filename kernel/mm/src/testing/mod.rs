@@ -13,6 +13,7 @@ mod tlbs;
 
 use std::{alloc::Layout, boxed::Box};
 
+use abi::Pair;
 use sync::{
     CpuId,
     testing::{Hooks, Host, on_cpu, set_hooks},
@@ -35,11 +36,19 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine with `frames` frames of memory, metadata included.
+    /// As [`Machine::with_pair`], with the pair of protocols that `TESSERA_PAIR` names (as `rwsem+cycle`), or the default.
+    ///
+    /// # Panics
+    /// As [`Machine::with_pair`], and if there is no such pair.
+    pub fn new(frames: usize) -> &'static Machine {
+        Machine::with_pair(frames, chosen_pair())
+    }
+
+    /// A machine with `frames` frames of memory, metadata included, whose address spaces are locked by `pair`.
     ///
     /// # Panics
     /// If the host has no memory, or `frames` is too few for the metadata.
-    pub fn new(frames: usize) -> &'static Machine {
+    pub fn with_pair(frames: usize, pair: Pair) -> &'static Machine {
         set_hooks(Hooks { shootdown: tlbs::shootdown, point: tlbs::point, ..Hooks::NONE });
         let bytes = frames * PAGE_SIZE as usize;
         let layout = Layout::from_size_align(bytes, 2 << 20).expect("a reasonable size");
@@ -52,7 +61,7 @@ impl Machine {
         // SAFETY: fresh memory that is never freed, and nobody else knows it.
         let frames = unsafe { Frames::<Host>::new(&[region]) }.expect("room for the metadata");
         let kernel_root = new_kernel_root(&frames).expect("room for a table");
-        let memory: &'static Memory<Host> = Box::leak(Box::new(Memory::new(frames).expect("heap")));
+        let memory: &'static Memory<Host> = Box::leak(Box::new(Memory::new(frames, pair).expect("heap")));
         Box::leak(Box::new(Machine { memory, kernel_root }))
     }
 
@@ -88,4 +97,14 @@ impl Machine {
         let usage = self.usage();
         usage.owned_by(Owner::Anon) + usage.owned_by(Owner::PageTable)
     }
+}
+
+/// The pair of protocols that `TESSERA_PAIR` names, or the default.
+///
+/// # Panics
+/// If there is no such pair.
+pub fn chosen_pair() -> Pair {
+    let Ok(name) = std::env::var("TESSERA_PAIR") else { return Pair::DEFAULT };
+    let pair = Pair::all().find(|pair| std::format!("{pair}") == name);
+    pair.unwrap_or_else(|| panic!("TESSERA_PAIR={name} is no pair of protocols such as {}", Pair::DEFAULT))
 }

@@ -3,7 +3,10 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::vec::Vec;
 
-use sync::{InterruptGuard, Platform, testing::Host};
+use sync::{
+    CpuId, InterruptGuard, Platform,
+    testing::{Host, on_cpu},
+};
 
 use super::{Machine, tlbs::Registered};
 use crate::{
@@ -39,7 +42,7 @@ impl Process {
     /// As [`Process::new`].
     pub fn seeded(machine: &'static Machine, seed: u64) -> Process {
         let space = AddressSpace::new(machine.memory, machine.kernel_root).expect("memory for an address space");
-        let tlbs = Registered::new(space.root(), machine.memory.frames, seed);
+        let tlbs = Registered::new(&space, seed);
         Process { space, machine, tlbs }
     }
 
@@ -64,6 +67,19 @@ impl Process {
         let mut all = Vec::new();
         self.space.vmas(&mut |vma| all.push(*vma));
         all
+    }
+
+    /// Shootdowns that `cpu` got so far for this address space, its own included.
+    pub fn flushes(&self, cpu: u32) -> u64 {
+        self.tlbs.flushes(cpu as usize)
+    }
+
+    /// The processor of `cpu`, which runs the program, loads the translation of `page` if it can, though nobody asked it for
+    /// that. Whether it could.
+    pub fn preload(&self, cpu: u32, page: u64) -> bool {
+        let mut tlb = self.tlbs.of(cpu as usize);
+        assert!(tlb.active, "CPU {cpu} does not run the program");
+        self.tlbs.walk(&mut tlb, page).is_present()
     }
 
     /// Fails if a TLB knows what the page tables do not say, or more than they allow. Called while nothing else happens.
@@ -142,8 +158,11 @@ impl User<'_> {
                 // A fault drops the translation that caused it.
                 tlb.fault(page);
             }
-            let _off = InterruptGuard::<Host>::new();
-            self.process.space.fault(addr, access)?;
+            // One thread may play several CPUs in turn.
+            on_cpu(CpuId(self.cpu as u32), || {
+                let _off = InterruptGuard::<Host>::new();
+                self.process.space.fault(addr, access)
+            })?;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The software TLB of one CPU: what it remembers of one address space's tables, and how it walks them.
+//! The software TLB of one CPU: what it remembers of its own tables of one address space, and how it walks them.
 //!
 //! It may do all that the manual allows a processor (SDM vol. 3, 4.10): load the translation of any page whose entries are
 //! present, whenever it likes ([`Tlb::load`]), and use what it has until it is told to drop it. That holds for upper
@@ -10,13 +10,13 @@
 
 use std::{collections::HashMap, format, string::String};
 
-use sync::testing::Host;
+use sync::{CpuId, testing::Host};
 
 use crate::{
     frame::{Frames, Owner},
     paging::{
-        Entry,
-        walk::{cell, entry_span, index},
+        Entry, EntryCell, Sharers,
+        table::{cell, entry_span, index},
     },
 };
 
@@ -25,8 +25,10 @@ const ROOT_LEVEL: u32 = 4;
 
 /// One CPU's TLB for one address space. Under a lock of its own: an access holds that from the look-up to the touch of
 /// memory, and so does a flush, so that a flush that is over means what it means on a processor.
-#[derive(Default)]
 pub(super) struct Tlb {
+    cpu: CpuId,
+    /// Physical address of the CPU's root table.
+    root: u64,
     /// The CPU has the address space's root loaded.
     pub(super) active: bool,
     /// Translations by page address.
@@ -36,6 +38,11 @@ pub(super) struct Tlb {
 }
 
 impl Tlb {
+    /// Nothing yet of what `cpu` finds under `root`.
+    pub(super) fn new(cpu: CpuId, root: u64) -> Tlb {
+        Tlb { cpu, root, active: false, leaves: HashMap::new(), uppers: HashMap::new() }
+    }
+
     /// The CPU loads the root, or another one: everything goes.
     pub(super) fn reload(&mut self, active: bool) {
         self.active = active;
@@ -48,19 +55,20 @@ impl Tlb {
         self.leaves.get(&page).copied()
     }
 
-    /// Walks the tables under `root` for `page`, and remembers the translation if it is present. `start` says whether the
+    /// Walks the CPU's tables for `page`, and remembers the translation if it is present. `start` says whether the
     /// walk begins at the root or may begin at a remembered upper entry.
     ///
     /// # Panics
-    /// If the way leads through a frame that is no page table any more.
-    pub(super) fn load(&mut self, page: u64, root: u64, frames: &Frames<Host>, start: Start) -> Entry {
-        let (mut level, mut table) = (ROOT_LEVEL, root);
+    /// If the way leads through a frame that is no page table any more, or to a leaf table of which the CPU is no sharer.
+    pub(super) fn load(&mut self, page: u64, frames: &Frames<Host>, start: Start) -> Entry {
+        let (mut level, mut table) = (ROOT_LEVEL, self.root);
         if start == Start::Remembered {
             let lowest = (2..=ROOT_LEVEL).find_map(|level| Some((level, *self.uppers.get(&upper(level, page))?)));
             if let Some((remembered, entry)) = lowest {
                 (level, table) = (remembered - 1, entry.phys());
             }
         }
+        let mut link = None;
         loop {
             let owner = frames.owner_at(table);
             violation(owner == Some(Owner::PageTable), || {
@@ -68,17 +76,32 @@ impl Tlb {
             });
             // SAFETY: the frame is in the arena, which is there for ever, and entries are atomics; that it still is a
             // table is checked above, and is what these tests are about.
-            let entry = unsafe { cell::<Host>(table, index(page, level)) }.load();
+            let cell = unsafe { cell::<Host>(table, index(page, level)) };
+            let entry = cell.load();
             if !entry.is_present() {
                 return entry;
             }
             if level == 1 {
+                if let Some(link) = link {
+                    self.check_shared(page, table, link, frames);
+                }
                 self.leaves.insert(page, entry);
                 return entry;
             }
             self.uppers.insert(upper(level, page), entry);
+            link = Some(cell);
             (level, table) = (level - 1, entry.phys());
         }
+    }
+
+    /// Fails if the CPU has reached the leaf table at `table` by `link`, and the calls do not know that it can.
+    fn check_shared(&self, page: u64, table: u64, link: &EntryCell, frames: &Frames<Host>) {
+        let sharers = Sharers::of(table, frames).cpus();
+        // A table that has left the CPU's tables meanwhile has none.
+        violation(sharers.contains(self.cpu) || link.load().phys() != table, || {
+            let cpu = self.cpu.0;
+            format!("CPU {cpu} walks for {page:#x} to the leaf table {table:#x}, which only {sharers:?} share")
+        });
     }
 
     /// A fault at `page` drops what led to it.
@@ -117,15 +140,15 @@ impl Tlb {
         });
     }
 
-    /// Fails if this TLB knows of an address in `range` what the tables under `root` do not say, or more than they allow.
+    /// Fails if this TLB knows of an address in `range` what the CPU's tables do not say, or more than they allow.
     /// Called when no call that concerns the range is under way.
     ///
     /// # Panics
     /// See above.
-    pub(super) fn check(&self, range: core::ops::Range<u64>, root: u64, frames: &Frames<Host>) {
-        let mut fresh = Tlb::default();
+    pub(super) fn check(&self, range: core::ops::Range<u64>, frames: &Frames<Host>) {
+        let mut fresh = Tlb::new(self.cpu, self.root);
         for (&page, &cached) in self.leaves.iter().filter(|(page, _)| range.contains(page)) {
-            let now = fresh.load(page, root, frames, Start::Root);
+            let now = fresh.load(page, frames, Start::Root);
             violation(!cached.loses_rights(now), || {
                 format!("a TLB still translates {page:#x} by {cached:x?}, and the table has {now:x?}")
             });
@@ -136,7 +159,7 @@ impl Tlb {
             if page < range.start || page + span > range.end {
                 continue;
             }
-            fresh.load(page, root, frames, Start::Root);
+            fresh.load(page, frames, Start::Root);
             let now = fresh.uppers.get(&upper(level, page));
             violation(now == Some(&cached), || {
                 format!(

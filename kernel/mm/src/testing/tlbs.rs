@@ -1,6 +1,6 @@
 //! All TLBs of one address space: who flushes them, and what makes them load something by themselves.
 //!
-//! Shootdowns find the TLBs by the root table's address, in a table of the process. At every schedule point that a thread of
+//! Shootdowns find the TLBs by the address space, in a table of the process; each CPU walks from its own root. At every schedule point that a thread of
 //! the program passes, one of the CPUs that run the program may load the translation of some page nearby, by chance:
 //! in the middle of calls, with spin locks held, between the removal of an entry and its flush. The chances come from a seed.
 //!
@@ -17,7 +17,7 @@ use std::{
 };
 
 use sync::{
-    FlushRequest, FlushScope, Platform, Point,
+    CpuId, FlushRequest, FlushScope, Platform, Point,
     testing::{HOST_CPUS, Host},
 };
 
@@ -26,6 +26,7 @@ use crate::{
     addr::PAGE_SIZE,
     frame::{Frames, Owner},
     paging::Entry,
+    space::AddressSpace,
 };
 
 /// Pages that a TLB may load by itself: those around the last ones touched.
@@ -33,8 +34,11 @@ const NEARBY: usize = 16;
 
 /// The TLBs of one address space, by CPU.
 pub(super) struct Tlbs {
-    root: u64,
+    /// What shootdowns call the address space.
+    space: u64,
     cpus: Vec<Mutex<Tlb>>,
+    /// Shootdowns that each CPU got.
+    flushes: Vec<AtomicU64>,
     frames: Frames<Host>,
     /// State of the random numbers.
     random: AtomicU64,
@@ -42,7 +46,7 @@ pub(super) struct Tlbs {
     touched: [AtomicU64; NEARBY],
 }
 
-static BY_ROOT: LazyLock<RwLock<HashMap<u64, Arc<Tlbs>>>> = LazyLock::new(RwLock::default);
+static BY_SPACE: LazyLock<RwLock<HashMap<u64, Arc<Tlbs>>>> = LazyLock::new(RwLock::default);
 
 std::thread_local! {
     /// The programs that this thread runs, innermost last.
@@ -53,16 +57,19 @@ std::thread_local! {
 pub(super) struct Registered(Arc<Tlbs>);
 
 impl Registered {
-    /// Empty TLBs for the address space at `root`; `seed` is where chance begins.
-    pub(super) fn new(root: u64, frames: Frames<Host>, seed: u64) -> Registered {
+    /// Empty TLBs for `space`; `seed` is where chance begins.
+    pub(super) fn new(space: &AddressSpace<Host>, seed: u64) -> Registered {
+        let cpus = || (0..HOST_CPUS as u32).map(CpuId);
+        let name = space.tables.root();
         let tlbs = Arc::new(Tlbs {
-            root,
-            cpus: (0..HOST_CPUS).map(|_| Mutex::default()).collect(),
-            frames,
+            space: name,
+            cpus: cpus().map(|cpu| Mutex::new(Tlb::new(cpu, space.root_of(cpu)))).collect(),
+            flushes: cpus().map(|_| AtomicU64::new(0)).collect(),
+            frames: space.memory.frames,
             random: AtomicU64::new(seed),
             touched: [const { AtomicU64::new(0) }; NEARBY],
         });
-        BY_ROOT.write().unwrap_or_else(PoisonError::into_inner).insert(root, tlbs.clone());
+        BY_SPACE.write().unwrap_or_else(PoisonError::into_inner).insert(name, tlbs.clone());
         Registered(tlbs)
     }
 
@@ -92,10 +99,10 @@ impl core::ops::Deref for Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let mut all = BY_ROOT.write().unwrap_or_else(PoisonError::into_inner);
-        // The root's frame may be another address space's by now.
-        if all.get(&self.0.root).is_some_and(|tlbs| Arc::ptr_eq(tlbs, &self.0)) {
-            all.remove(&self.0.root);
+        let mut all = BY_SPACE.write().unwrap_or_else(PoisonError::into_inner);
+        // The table's frame may be another address space's by now.
+        if all.get(&self.0.space).is_some_and(|tlbs| Arc::ptr_eq(tlbs, &self.0)) {
+            all.remove(&self.0.space);
         }
     }
 }
@@ -110,7 +117,12 @@ impl Tlbs {
     /// Walks for `page` as `tlb`'s CPU would: from the root, or by chance from a remembered upper entry.
     pub(super) fn walk(&self, tlb: &mut Tlb, page: u64) -> Entry {
         let start = if self.chance(2) == 0 { Start::Remembered } else { Start::Root };
-        tlb.load(page, self.root, &self.frames, start)
+        tlb.load(page, &self.frames, start)
+    }
+
+    /// Shootdowns that `cpu` got so far.
+    pub(super) fn flushes(&self, cpu: usize) -> u64 {
+        self.flushes[cpu].load(Ordering::Relaxed)
     }
 
     /// A CPU touches `page`.
@@ -128,7 +140,7 @@ impl Tlbs {
     /// call that concerns the range is under way.
     pub(super) fn check(&self, range: core::ops::Range<u64>) {
         for cpu in 0..HOST_CPUS {
-            self.of(cpu).check(range.clone(), self.root, &self.frames);
+            self.of(cpu).check(range.clone(), &self.frames);
         }
     }
 
@@ -157,9 +169,10 @@ impl Tlbs {
 
 /// The host's shootdown hook.
 pub(super) fn shootdown(request: &FlushRequest<'_>) -> usize {
-    let tlbs = BY_ROOT.read().unwrap_or_else(PoisonError::into_inner).get(&request.root).cloned();
+    let tlbs = BY_SPACE.read().unwrap_or_else(PoisonError::into_inner).get(&request.space).cloned();
     let Some(tlbs) = tlbs else { return 0 };
     for cpu in request.cpus.iter() {
+        tlbs.flushes[cpu.index()].fetch_add(1, Ordering::Relaxed);
         let mut tlb = tlbs.of(cpu.index());
         match request.scope {
             FlushScope::All => tlb.flush_all(),
@@ -172,7 +185,7 @@ pub(super) fn shootdown(request: &FlushRequest<'_>) -> usize {
 /// The host's schedule-point hook.
 pub(super) fn point(point: Point, detail: u64) {
     if point == const { Point::named("frame-freeing") } {
-        for tlbs in BY_ROOT.read().unwrap_or_else(PoisonError::into_inner).values() {
+        for tlbs in BY_SPACE.read().unwrap_or_else(PoisonError::into_inner).values() {
             (0..HOST_CPUS).for_each(|cpu| tlbs.of(cpu).check_freed(detail));
         }
     }
