@@ -17,8 +17,8 @@ use crate::usercopy;
 ///
 /// In this order: unlocks the robust futexes that it holds (`get_robust_list(2)`), clears the word at its
 /// clear-child-tid address and wakes one waiter (`set_tid_address(2)`), leaves the table of threads. After the last
-/// thread, [`Process::wait_exit`](crate::Process::wait_exit) returns. The address space lives on until the last `Arc`
-/// of the process is gone, and must not be loaded on any CPU then.
+/// thread, the address space is emptied and [`Process::wait_exit`](crate::Process::wait_exit) returns. The empty address
+/// space lives on until the last `Arc` of the process is gone, and must not be loaded on any CPU then.
 ///
 /// Sleeps; interrupts on, no lock held.
 pub fn thread_exit<S: System>(thread: &Arc<Thread<S>>) {
@@ -34,6 +34,7 @@ pub fn thread_exit<S: System>(thread: &Arc<Thread<S>>) {
     }
     let process = thread.process();
     if process.remove(thread) {
+        process.space().exit();
         process.finish();
     }
 }

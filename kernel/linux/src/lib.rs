@@ -10,7 +10,9 @@
 //! | [`fault`] | what becomes of a program's exceptions |
 //! | `signal`, `deliver` | actions and masks; how a signal reaches a thread, and ends its process; [`report`] is the line that says so |
 //! | [`exit`] | how a thread leaves |
-//! | `files`, `limits`, `usercopy` | descriptors, resource limits, words from and to user memory |
+//! | `names`, `texts` | which names there are; what the kernel's own files say |
+//! | `opened`, `files` | open files, with their readers' positions; descriptors |
+//! | `limits`, `usercopy` | resource limits, words from and to user memory |
 //!
 //! The kernel calls [`load()`], [`call()`], [`user_fault`], [`user_exception`] and [`thread_exit`]; everything that
 //! these need comes back through [`System`]. No statics, no assembly, no printing.
@@ -31,6 +33,8 @@ mod files;
 pub mod ids;
 mod limits;
 pub mod load;
+mod names;
+mod opened;
 pub mod process;
 pub mod report;
 pub mod seen;
@@ -39,6 +43,7 @@ pub mod stack;
 pub mod system;
 #[cfg(test)]
 mod tests;
+mod texts;
 pub mod thread;
 mod usercopy;
 

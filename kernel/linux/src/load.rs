@@ -122,7 +122,9 @@ pub fn load<S: System>(file: &[u8], args: &[u8], env: &[u8], kernel_root: u64) -
 
     let process = Process::new(space)?;
     let thread = Thread::new(process.id(), process.clone(), None).map_err(Errno::from)?;
-    thread.set_name(short_name(args));
+    let name = short_name(args);
+    thread.set_name(name);
+    process.space().tally().set_owner(process.id(), &name);
     process.add(thread.clone())?;
     let regs = UserRegs { rip: start.entry, rsp: stack.sp, rflags: RFLAGS, ..UserRegs::default() };
     Ok(Loaded { process, thread, regs })

@@ -41,7 +41,7 @@ pub struct Process<S: System> {
     id: u32,
     space: AddressSpace<S>,
     members: SpinLock<S, Members<S>>,
-    pub(crate) files: SpinLock<S, Files>,
+    pub(crate) files: SpinLock<S, Files<S>>,
     pub(crate) signals: SpinLock<S, Signals>,
     /// Threads that wait for a signal to become pending.
     pub(crate) signal_sent: WaitQueue<S>,

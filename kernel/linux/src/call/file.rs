@@ -6,6 +6,7 @@ use abi::{Errno, nr};
 
 use super::{Args, Caller, Entry};
 use crate::files::File;
+use crate::opened::Whence;
 use crate::system::System;
 
 pub(super) struct Calls<S>(PhantomData<S>);
@@ -18,19 +19,25 @@ impl<S: System> Calls<S> {
         (nr::dup3, dup3),
         (nr::fcntl, fcntl),
         (nr::ioctl, ioctl),
-        (nr::lseek, positioned),
-        (nr::pread64, positioned),
-        (nr::pwrite64, positioned),
+        (nr::lseek, lseek),
+        (nr::pwrite64, pwrite64),
     ];
 }
 
 /// `O_CLOEXEC`.
-const O_CLOEXEC: u32 = 0o2_000_000;
+pub(super) const O_CLOEXEC: u32 = 0o2_000_000;
 /// `FD_CLOEXEC`.
-const FD_CLOEXEC: u32 = 1;
+pub(super) const FD_CLOEXEC: u32 = 1;
+/// `O_APPEND`.
+pub(super) const O_APPEND: u32 = 0o2_000;
+/// `O_NONBLOCK`.
+pub(super) const O_NONBLOCK: u32 = 0o4_000;
 
 fn close<S: System>(caller: &Caller<'_, S>, [fd, ..]: Args) -> Result<u64, Errno> {
-    caller.process().files.lock().close(fd as u32).map(|()| 0)
+    let closed = caller.process().files.lock().close(fd as u32)?;
+    // What nobody else has goes here, outside the lock.
+    drop(closed);
+    Ok(0)
 }
 
 /// A full table is `EMFILE`; the range of the new descriptor cannot be wrong here.
@@ -39,11 +46,11 @@ fn dup<S: System>(caller: &Caller<'_, S>, [fd, ..]: Args) -> Result<u64, Errno> 
 }
 
 fn dup2<S: System>(caller: &Caller<'_, S>, [fd, to, ..]: Args) -> Result<u64, Errno> {
-    let mut files = caller.process().files.lock();
     if fd as u32 == to as u32 {
-        files.get(fd as u32)?;
+        caller.process().files.lock().get(fd as u32)?;
     } else {
-        files.duplicate_to(fd as u32, to as u32, 0)?;
+        let closed = caller.process().files.lock().duplicate_to(fd as u32, to as u32, 0)?;
+        drop(closed);
     }
     Ok(u64::from(to as u32))
 }
@@ -54,7 +61,8 @@ fn dup3<S: System>(caller: &Caller<'_, S>, [fd, to, flags, ..]: Args) -> Result<
         return Err(Errno::EINVAL);
     }
     let kept = if flags & O_CLOEXEC != 0 { FD_CLOEXEC } else { 0 };
-    caller.process().files.lock().duplicate_to(fd as u32, to as u32, kept)?;
+    let closed = caller.process().files.lock().duplicate_to(fd as u32, to as u32, kept)?;
+    drop(closed);
     Ok(u64::from(to as u32))
 }
 
@@ -78,12 +86,20 @@ fn fcntl<S: System>(caller: &Caller<'_, S>, [fd, command, argument, ..]: Args) -
         F_DUPFD_CLOEXEC => files.duplicate(fd, argument as u32, FD_CLOEXEC).map(u64::from),
         F_GETFD => Ok(u64::from(descriptor.flags)),
         F_SETFD => files.set_flags(fd, argument as u32 & FD_CLOEXEC).map(|()| 0),
-        F_GETFL => Ok(match descriptor.file {
+        F_GETFL => Ok(match &descriptor.file {
             File::In => O_RDONLY,
             File::Out(_) => O_WRONLY,
+            File::Opened(file) => O_RDONLY | u64::from(file.status_flags()),
         }),
-        // Streams have no status flags to set (O_NONBLOCK is not there): only what changes nothing succeeds.
-        F_SETFL if argument as u32 & !0o3 == 0 => Ok(0),
+        F_SETFL => match &descriptor.file {
+            File::Opened(file) => {
+                file.set_status_flags(argument as u32, O_APPEND | O_NONBLOCK);
+                Ok(0)
+            }
+            // Streams have no status flags to set (O_NONBLOCK is not there): only what changes nothing succeeds.
+            File::In | File::Out(_) if argument as u32 & !0o3 == 0 => Ok(0),
+            File::In | File::Out(_) => Err(Errno::EINVAL),
+        },
         _ => Err(Errno::EINVAL),
     }
 }
@@ -94,8 +110,26 @@ fn ioctl<S: System>(caller: &Caller<'_, S>, [fd, ..]: Args) -> Result<u64, Errno
     Err(Errno::ENOTTY)
 }
 
-/// `lseek`, `pread64`, `pwrite64`: a stream has no positions.
-fn positioned<S: System>(caller: &Caller<'_, S>, [fd, ..]: Args) -> Result<u64, Errno> {
-    caller.process().files.lock().get(fd as u32)?;
+const SEEK_SET: u32 = 0;
+const SEEK_CUR: u32 = 1;
+
+/// `lseek(fd, offset, whence)`: a stream has no positions. The end of a file that the kernel writes as it is read is nowhere,
+/// so nothing is counted from there, as on Linux.
+fn lseek<S: System>(caller: &Caller<'_, S>, [fd, offset, whence, ..]: Args) -> Result<u64, Errno> {
+    let descriptor = caller.process().files.lock().get(fd as u32)?;
+    match (descriptor.file, whence as u32) {
+        (File::In | File::Out(_), _) => Err(Errno::ESPIPE),
+        (File::Opened(file), SEEK_SET) => file.seek(offset as i64, Whence::Start),
+        (File::Opened(file), SEEK_CUR) => file.seek(offset as i64, Whence::Here),
+        (File::Opened(_), _) => Err(Errno::EINVAL),
+    }
+}
+
+/// `pwrite64(fd, address, len, offset)`: no file here can be written at a position.
+fn pwrite64<S: System>(caller: &Caller<'_, S>, [fd, _, _, offset, ..]: Args) -> Result<u64, Errno> {
+    if (offset as i64) < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let _descriptor = caller.process().files.lock().get(fd as u32)?;
     Err(Errno::ESPIPE)
 }

@@ -1,4 +1,4 @@
-//! Reading and writing the streams.
+//! Reading and writing: the streams, and files that were opened.
 //!
 //! Data passes through one buffer on the kernel's stack. Copies stop at page boundaries, so that what lies before a
 //! page that cannot be accessed is still transferred, and counted, as on Linux: an error is only returned if nothing
@@ -7,9 +7,11 @@
 use core::marker::PhantomData;
 
 use abi::{Errno, nr};
+use sync::alloc::Arc;
 
 use super::{Args, Caller, Entry};
 use crate::files::File;
+use crate::opened::OpenFile;
 use crate::system::{Stream, System};
 use crate::usercopy;
 
@@ -17,7 +19,7 @@ pub(super) struct Calls<S>(PhantomData<S>);
 
 impl<S: System> Calls<S> {
     pub(super) const LIST: &'static [Entry<S>] =
-        &[(nr::read, read), (nr::write, write), (nr::readv, readv), (nr::writev, writev)];
+        &[(nr::read, read), (nr::pread64, pread64), (nr::write, write), (nr::readv, readv), (nr::writev, writev)];
 }
 
 /// Bytes of the buffer. Shorter writes reach the stream in one piece.
@@ -118,17 +120,54 @@ fn partial(done: u64, outcome: Result<(), Errno>) -> Result<u64, Errno> {
 }
 
 fn output<S: System>(caller: &Caller<'_, S>, fd: u64) -> Result<Stream, Errno> {
-    match caller.process().files.lock().get(fd as u32)?.file {
+    let descriptor = caller.process().files.lock().get(fd as u32)?;
+    match descriptor.file {
         File::Out(stream) => Ok(stream),
-        File::In => Err(Errno::EBADF),
+        File::In | File::Opened(_) => Err(Errno::EBADF),
     }
 }
 
-fn input<S: System>(caller: &Caller<'_, S>, fd: u64) -> Result<(), Errno> {
-    match caller.process().files.lock().get(fd as u32)?.file {
-        File::In => Ok(()),
+/// What `read` reads from.
+enum Source<S: System> {
+    Stdin,
+    File(Arc<OpenFile<S>>),
+}
+
+fn input<S: System>(caller: &Caller<'_, S>, fd: u64) -> Result<Source<S>, Errno> {
+    let descriptor = caller.process().files.lock().get(fd as u32)?;
+    match descriptor.file {
+        File::In => Ok(Source::Stdin),
+        File::Opened(file) => Ok(Source::File(file)),
         File::Out(_) => Err(Errno::EBADF),
     }
+}
+
+impl<S: System> Source<S> {
+    fn read_to(&self, caller: &Caller<'_, S>, memory: Memory) -> Result<u64, Errno> {
+        match self {
+            Source::Stdin => read_to::<S>(memory),
+            Source::File(file) => read_file(caller, file, memory),
+        }
+    }
+}
+
+/// Reads from where the file's reader stands, which moves behind what was delivered.
+fn read_file<S: System>(caller: &Caller<'_, S>, file: &OpenFile<S>, memory: Memory) -> Result<u64, Errno> {
+    let limit = memory.checked_len::<S>()?;
+    let part = file.next_part(limit, caller.process().space())?;
+    let (done, outcome) = copy_out::<S>(memory, part.bytes());
+    file.give_back(part.bytes().len() as u64 - done);
+    partial(done, outcome)
+}
+
+/// Copies `bytes`, no more than `memory` is long, to it.
+fn copy_out<S: System>(memory: Memory, bytes: &[u8]) -> (u64, Result<(), Errno>) {
+    let mut rest = bytes;
+    for_each_piece::<S>(memory, bytes.len() as u64, |address, len| {
+        let (piece, after) = rest.split_at(len);
+        rest = after;
+        S::copy_out(address, piece)
+    })
 }
 
 fn write_from<S: System>(stream: Stream, memory: Memory) -> Result<u64, Errno> {
@@ -160,19 +199,27 @@ fn read_to<S: System>(memory: Memory) -> Result<u64, Errno> {
     let mut buffer = [0; BUFFER];
     let wanted = limit.min(BUFFER as u64) as usize;
     let got = S::read_stdin(&mut buffer[..wanted])?;
-    let mut rest = &buffer[..got];
-    let (done, outcome) = for_each_piece::<S>(memory, got as u64, |address, len| {
-        let (piece, after) = rest.split_at(len);
-        rest = after;
-        S::copy_out(address, piece)
-    });
+    let (done, outcome) = copy_out::<S>(memory, &buffer[..got]);
     partial(done, outcome)
 }
 
 /// `read(fd, address, len)`.
 fn read<S: System>(caller: &Caller<'_, S>, [fd, address, len, ..]: Args) -> Result<u64, Errno> {
-    input(caller, fd)?;
-    read_to::<S>(Memory::One { address, len })
+    input(caller, fd)?.read_to(caller, Memory::One { address, len })
+}
+
+/// `pread64(fd, address, len, offset)`: as `read`, from `offset`, and the file's reader stays where it is.
+fn pread64<S: System>(caller: &Caller<'_, S>, [fd, address, len, offset, ..]: Args) -> Result<u64, Errno> {
+    if (offset as i64) < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let descriptor = caller.process().files.lock().get(fd as u32)?;
+    let File::Opened(file) = descriptor.file else { return Err(Errno::ESPIPE) };
+    let memory = Memory::One { address, len };
+    let limit = memory.checked_len::<S>()?;
+    let part = file.part(offset, limit, caller.process().space())?;
+    let (done, outcome) = copy_out::<S>(memory, part.bytes());
+    partial(done, outcome)
 }
 
 /// `write(fd, address, len)`.
@@ -183,8 +230,7 @@ fn write<S: System>(caller: &Caller<'_, S>, [fd, address, len, ..]: Args) -> Res
 
 /// `readv(fd, parts, count)`.
 fn readv<S: System>(caller: &Caller<'_, S>, [fd, parts, count, ..]: Args) -> Result<u64, Errno> {
-    input(caller, fd)?;
-    read_to::<S>(Memory::Vector { parts, count })
+    input(caller, fd)?.read_to(caller, Memory::Vector { parts, count })
 }
 
 /// `writev(fd, parts, count)`.

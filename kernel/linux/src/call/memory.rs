@@ -17,7 +17,7 @@ impl<S: System> Calls<S> {
 }
 
 /// `mmap(addr, len, prot, flags, fd, offset)`. Only anonymous memory can be mapped: the descriptors that exist are
-/// streams.
+/// streams, and files that the kernel writes as they are read.
 fn mmap<S: System>(caller: &Caller<'_, S>, [addr, len, prot, flags, fd, offset]: Args) -> Result<u64, Errno> {
     if !offset.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);

@@ -65,6 +65,8 @@ impl Polled {
                     match file {
                         Err(_) => POLLNVAL,
                         Ok(File::Out(_)) => asked & (POLLOUT | POLLWRNORM),
+                        // As all regular files and directories on Linux.
+                        Ok(File::Opened(_)) => asked & (POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM),
                         Ok(File::In) if S::stdin_ready() => asked & (POLLIN | POLLRDNORM),
                         Ok(File::In) => {
                             found.waits_for_input |= asked & (POLLIN | POLLRDNORM) != 0;

@@ -11,6 +11,7 @@ mod info;
 mod load;
 mod machine;
 mod memory;
+mod names;
 mod program;
 mod signal;
 mod thread;
