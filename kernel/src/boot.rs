@@ -80,6 +80,9 @@ pub fn boot(info: &'static mut BootInfo, main: fn(u64)) -> ! {
         (usage.owned_by(Owner::Heap) * abi::PAGE_SIZE) >> 20
     );
 
+    let locks = memory.locks.pair();
+    log::info!("locks: faults by {}, updates by {}", locks.read(), locks.update());
+
     stack::init();
     gdt::prepare(CpuId(0), interrupt_stacks());
     gdt::init();

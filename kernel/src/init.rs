@@ -6,12 +6,13 @@
 //! of owners and `CHECK_FAILED`. A program's own failure is neither: its status travels in a frame.
 
 use alloc::boxed::Box;
-use core::fmt;
+use core::fmt::{self, Write};
 
 use abi::exit::REFUSED;
 use abi::fw_cfg as names;
 use abi::wire::Kind;
 use abi::{Counter, MAX_CPUS};
+use arrayvec::ArrayString;
 use linux::{ExitStatus, Loaded, System, UserRegs};
 use mm::Owner;
 use sync::{Arc, CpuId, Platform};
@@ -95,6 +96,8 @@ fn run() -> Result<u8, Refusal> {
     let value = accounts::check(&before, &memory().frames.usage());
     if fw_cfg::read_small(names::STATS, &mut [0; 4]) == Some(b"1") {
         send_stats();
+        // Whoever cannot be told has nothing to do: a stream that fails does so without a word.
+        let _ = send_spaces();
     }
     send_exit(status);
     Ok(value)
@@ -129,22 +132,53 @@ fn send_exit(status: ExitStatus) {
     stream::send_frame(Kind::Exit, &[&[how], &number.to_le_bytes()]);
 }
 
+/// Text on its way to the launcher, in frames as large as the buffer.
+struct Frames(ArrayString<512>);
+
+impl Frames {
+    fn flush(&mut self) {
+        stream::send_frame(Kind::Spaces, &[self.0.as_bytes()]);
+        self.0.clear();
+    }
+}
+
+impl Write for Frames {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0.remaining_capacity() < text.len() {
+            self.flush();
+        }
+        self.0.try_push_str(text).map_err(|_| fmt::Error)
+    }
+}
+
+/// Sends what was counted in the whole machine and in each address space.
+fn send_spaces() -> fmt::Result {
+    let memory = memory();
+    let mut out = Frames(ArrayString::new());
+    write!(out, "machine\n{}", memory.snapshot())?;
+    let mut last = 0;
+    while let Some(tally) = memory.counters.after(last) {
+        last = tally.space();
+        write!(out, "space {last} {} ", tally.process())?;
+        for byte in tally.name().into_iter().take_while(|&byte| byte != 0) {
+            out.write_char(if matches!(byte, b' '..=b'~') { byte.into() } else { '?' })?;
+        }
+        write!(out, "\n{}", tally.snapshot())?;
+    }
+    out.flush();
+    Ok(())
+}
+
 /// Sends every CPU's counters.
 fn send_stats() {
     const COUNTERS: usize = abi::counter::COUNTERS;
     let cpus = Machine::cpu_count();
-    let counters = &memory().counters;
     let mut bytes = [0; 8 + MAX_CPUS * COUNTERS * 8];
     bytes[..4].copy_from_slice(&(cpus as u32).to_le_bytes());
     bytes[4..8].copy_from_slice(&(COUNTERS as u32).to_le_bytes());
     let values = (0..cpus).flat_map(|cpu| Counter::ALL.iter().map(move |&counter| (CpuId(cpu as u32), counter)));
     for (place, (cpu, counter)) in bytes[8..].chunks_exact_mut(8).zip(values) {
-        let value = match counter {
-            // RCU keeps its own count: it knows no `Counters`.
-            Counter::RcuGp => memory().rcu.grace_periods(cpu),
-            _ => counters.get(cpu, counter),
-        };
-        place.copy_from_slice(&value.to_le_bytes());
+        place.copy_from_slice(&memory().count(cpu, counter).to_le_bytes());
     }
     stream::send(Kind::Stats, &bytes[..8 + cpus * COUNTERS * 8]);
 }

@@ -31,13 +31,27 @@ pub enum Expect {
     Panic = 1,
 }
 
-/// One test, as it lies in the link section: four words.
+/// On which machines a test runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum On {
+    /// All sizes, with the default lock protocols: it depends on none.
+    AnyMachine = 0,
+    /// Under each pair of lock protocols, too: it changes or touches an address space.
+    EachPair = 1,
+    /// Only where time is counted: it counts instructions. It runs only when asked for by name.
+    CountedTime = 2,
+}
+
+/// One test, as it lies in the link section: five words.
 #[repr(C)]
 pub struct Record {
     name: *const u8,
     name_len: usize,
     run: fn(),
     expect: Expect,
+    /// For the harness above all, which reads it out of the image.
+    on: On,
 }
 
 // SAFETY: never written, and the name is a literal.
@@ -45,8 +59,8 @@ unsafe impl Sync for Record {}
 
 impl Record {
     /// The record of `run`.
-    pub const fn new(name: &'static str, run: fn(), expect: Expect) -> Record {
-        Record { name: name.as_ptr(), name_len: name.len(), run, expect }
+    pub const fn new(name: &'static str, run: fn(), expect: Expect, on: On) -> Record {
+        Record { name: name.as_ptr(), name_len: name.len(), run, expect, on }
     }
 
     fn name(&self) -> &'static str {
@@ -57,18 +71,26 @@ impl Record {
     }
 }
 
-/// Registers a test: `ktest! { fn name() { ... } }`, or `ktest! { panics fn name() { ... } }`.
+/// Registers a test: `ktest! { fn name() { ... } }`; `ktest! { panics fn name() { ... } }`, if it must panic;
+/// `ktest! { pairs fn name() { ... } }`, if it is to run under each pair of lock protocols; or `ktest! { counted fn name() { ... } }`,
+/// if it counts instructions ([`On`]).
 ///
 /// Its name in reports is the module's path below the crate, and the function's.
 #[macro_export]
 macro_rules! ktest {
     ($(#[$meta:meta])* fn $name:ident() $body:block) => {
-        $crate::ktest!(@record $(#[$meta])* $name $body $crate::ktest::Expect::Return);
+        $crate::ktest!(@record $(#[$meta])* $name $body Return AnyMachine);
+    };
+    ($(#[$meta:meta])* counted fn $name:ident() $body:block) => {
+        $crate::ktest!(@record $(#[$meta])* $name $body Return CountedTime);
+    };
+    ($(#[$meta:meta])* pairs fn $name:ident() $body:block) => {
+        $crate::ktest!(@record $(#[$meta])* $name $body Return EachPair);
     };
     ($(#[$meta:meta])* panics fn $name:ident() $body:block) => {
-        $crate::ktest!(@record $(#[$meta])* $name $body $crate::ktest::Expect::Panic);
+        $crate::ktest!(@record $(#[$meta])* $name $body Panic AnyMachine);
     };
-    (@record $(#[$meta:meta])* $name:ident $body:block $expect:expr) => {
+    (@record $(#[$meta:meta])* $name:ident $body:block $expect:ident $on:ident) => {
         $(#[$meta])*
         fn $name() $body
 
@@ -76,8 +98,12 @@ macro_rules! ktest {
             #[used]
             // SAFETY: the section holds records only, and nothing else in the kernel is named like it.
             #[unsafe(link_section = "ktests")]
-            static RECORD: $crate::ktest::Record =
-                $crate::ktest::Record::new(concat!(module_path!(), "::", stringify!($name)), $name, $expect);
+            static RECORD: $crate::ktest::Record = $crate::ktest::Record::new(
+                concat!(module_path!(), "::", stringify!($name)),
+                $name,
+                $crate::ktest::Expect::$expect,
+                $crate::ktest::On::$on,
+            );
         };
     };
 }
@@ -108,7 +134,7 @@ fn short(name: &str) -> &str {
     name.split_once("::").map_or(name, |(_, rest)| rest)
 }
 
-/// Runs the tests that the launcher asked for: those named, or all that are meant to return. Returns the exit value.
+/// Runs the tests that the launcher asked for: those named, or all that are meant to return wherever they run. Returns the exit value.
 pub fn run_requested() -> u8 {
     let requested = match fw_cfg::read(names::TESTS) {
         Ok(requested) => requested,
@@ -118,7 +144,7 @@ pub fn run_requested() -> u8 {
         }
     };
     let chosen = |record: &&Record| match &requested {
-        None => record.expect == Expect::Return,
+        None => record.expect == Expect::Return && record.on != On::CountedTime,
         Some(list) => list.split(|&byte| byte == 0).any(|name| name == short(record.name()).as_bytes()),
     };
     let (mut passed, mut failed) = (0u32, 0u32);

@@ -6,15 +6,15 @@
 
 use core::ops::RangeInclusive;
 
-use abi::{Counter, PAGE_SIZE};
+use abi::{Counter, PAGE_SIZE, Pair, ReadProtocol, UpdateProtocol};
 use arrayvec::ArrayVec;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
 use mm::{Frames, Memory, Owner, PhysRange};
 
 use crate::arch::paging;
 use crate::arch::smp::LowMemory;
-use crate::heap;
 use crate::platform::Machine;
+use crate::{fw_cfg, heap};
 
 /// Most usable regions that are used; firmware gives one or two dozen.
 const MAX_REGIONS: usize = 128;
@@ -121,8 +121,21 @@ pub fn init(boot: BootMemory) -> Option<&'static Memory<Machine>> {
     // SAFETY: usable RAM by the firmware's map, less what `take` gave out; only the boot CPU runs.
     let frames = unsafe { Frames::new(&boot.regions) }.ok()?;
     take_heap(&frames, wanted)?;
-    let memory = Memory::new(frames).ok()?;
+    let memory = Memory::new(frames, chosen_pair()).ok()?;
     Some(MEMORY.call_once(|| memory))
+}
+
+/// The lock protocols that the launcher asks for, which has checked that they exist and go together.
+fn chosen_pair() -> Pair {
+    let mut buffer = [0; 16];
+    let read = fw_cfg::read_small(abi::fw_cfg::VMA_LOCK, &mut buffer).and_then(named(ReadProtocol::from_name));
+    let update = fw_cfg::read_small(abi::fw_cfg::UPDATE, &mut buffer).and_then(named(UpdateProtocol::from_name));
+    let (read, update) = (read.unwrap_or(Pair::DEFAULT.read()), update.unwrap_or(Pair::DEFAULT.update()));
+    Pair::new(read, update).unwrap_or(Pair::DEFAULT)
+}
+
+fn named<T>(from_name: fn(&str) -> Option<T>) -> impl Fn(&[u8]) -> Option<T> {
+    move |name| from_name(str::from_utf8(name).ok()?)
 }
 
 /// Gives the kernel heap about `wanted` frames.

@@ -30,10 +30,21 @@ enum Disaster {
     PanicBesideHang = 1 << 7,
     /// Not once but all the time: a race, which strikes by itself.
     SkipFlush = 1 << 8,
+    /// The next are mistakes of RCU, each made as long as it is armed; `sync::rcu` says what it is.
+    RcuForgetsACpu = 1 << 9,
+    RcuTargetTooLow = 1 << 10,
+    RcuPollReports = 1 << 11,
+    RcuBarrierSkipsAQueue = 1 << 12,
 }
 
+/// Those that `sync` asks for by name.
+const MISTAKES: u32 = Disaster::RcuForgetsACpu as u32
+    | Disaster::RcuTargetTooLow as u32
+    | Disaster::RcuPollReports as u32
+    | Disaster::RcuBarrierSkipsAQueue as u32;
+
 /// Their names for the launcher.
-const NAMES: [(&str, Disaster); 9] = [
+const NAMES: [(&str, Disaster); 13] = [
     ("panic-in-fault", Disaster::PanicInFault),
     ("panic-in-panic", Disaster::PanicInPanic),
     ("panic-in-interrupt", Disaster::PanicInInterrupt),
@@ -43,6 +54,10 @@ const NAMES: [(&str, Disaster); 9] = [
     ("hang", Disaster::Hang),
     ("panic-beside-hang", Disaster::PanicBesideHang),
     ("skip-flush", Disaster::SkipFlush),
+    ("rcu-forgets-a-cpu", Disaster::RcuForgetsACpu),
+    ("rcu-target-too-low", Disaster::RcuTargetTooLow),
+    ("rcu-poll-reports", Disaster::RcuPollReports),
+    ("rcu-barrier-skips-a-queue", Disaster::RcuBarrierSkipsAQueue),
 ];
 
 /// Those that are still to come.
@@ -67,6 +82,27 @@ pub fn init() {
             ARMED.fetch_or(disaster as u32, Ordering::Relaxed);
         }
     }
+}
+
+/// Runs `body` while the machine, all of it, makes the mistake called `name`; with `None`, none. For guest tests.
+///
+/// # Panics
+/// If no mistake is called so.
+pub fn with_mistake(name: Option<&str>, body: impl FnOnce()) {
+    let bit = name.map_or(0, |name| {
+        let named = NAMES.iter().find(|(known, disaster)| *known == name && *disaster as u32 & MISTAKES != 0);
+        named.expect("a mistake that can be planted").1 as u32
+    });
+    ARMED.fetch_or(bit, Ordering::Relaxed);
+    body();
+    ARMED.fetch_and(!bit, Ordering::Relaxed);
+}
+
+/// Whether the machine shall make the mistake called `name` ([`sync::Platform::planted`]).
+#[inline]
+pub fn makes(name: &'static str) -> bool {
+    let armed = ARMED.load(Ordering::Relaxed) & MISTAKES;
+    armed != 0 && NAMES.iter().any(|(known, disaster)| *known == name && armed & *disaster as u32 != 0)
 }
 
 /// Whether it is `disaster`'s time: it is armed, and `countdown` has run out. Then it is armed no more.

@@ -84,6 +84,12 @@ impl Platform for Machine {
 
     #[cfg(debug_assertions)]
     #[inline]
+    fn planted(name: &'static str) -> bool {
+        crate::plant::makes(name)
+    }
+
+    #[cfg(debug_assertions)]
+    #[inline]
     fn point(point: sync::Point, _detail: u64) {
         crate::point::pass(point);
     }

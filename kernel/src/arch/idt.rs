@@ -1,12 +1,13 @@
 //! The interrupt descriptor table and the stubs behind it.
 //!
 //! All 256 vectors have a stub, so that whatever arrives is reported by name. A stub pushes its vector (and a zero where
-//! the CPU pushes no error code) and jumps to one of two entries, which save every general register as a
-//! [`TrapFrame`](super::frame::TrapFrame), call Rust, restore, and return:
+//! the CPU pushes no error code) and jumps to an entry, which saves the general registers as a
+//! [`TrapFrame`](super::frame::TrapFrame), calls Rust, restores, and returns:
 //!
 //! - `trap_entry` decides by the privilege level of the interrupted code whether GS must be swapped;
 //! - `paranoid_entry`, for the four exceptions that may strike between an entry from user mode and its `swapgs`, asks the GS
-//!   base itself: the kernel's is in the upper half, and a program's cannot be (FSGSBASE is off, `arch_prctl` checks).
+//!   base itself: the kernel's is in the upper half, and a program's cannot be (FSGSBASE is off, `arch_prctl` checks);
+//! - `flush_entry`, for the interrupt that CPUs send each other most, does no more than it must.
 //!
 //! Vectors are interrupt gates: interrupts are off until Rust says otherwise. The table is shared by all CPUs.
 
@@ -18,7 +19,7 @@ use x86_64::{PrivilegeLevel, VirtAddr};
 
 use super::frame::CS_OFFSET;
 use super::gdt::{self, InterruptStack};
-use super::trap::{trap_from_kernel_or_user, trap_paranoid};
+use super::trap::{flush_interrupt, trap_from_kernel_or_user, trap_paranoid};
 
 /// Debug exception.
 pub const DEBUG: u8 = 1;
@@ -62,6 +63,8 @@ global_asm!(
     "push vector",
     ".if vector == 1 || vector == 2 || vector == 8 || vector == 18",
     "jmp {paranoid}",
+    ".elseif vector == {flush_vector}",
+    "jmp {flush}",
     ".else",
     "jmp {entry}",
     ".endif",
@@ -71,6 +74,8 @@ global_asm!(
     first_interrupt = const FIRST_INTERRUPT,
     entry = sym trap_entry,
     paranoid = sym paranoid_entry,
+    flush_vector = const FLUSH,
+    flush = sym flush_entry,
 );
 
 unsafe extern "C" {
@@ -148,6 +153,36 @@ unsafe extern "C" fn paranoid_entry() {
         pop_registers!(),
         "iretq",
         dispatch = sym trap_paranoid,
+    )
+}
+
+/// Entry of the flush interrupt. What it calls looks at nothing that was interrupted, and keeps the registers that functions
+/// keep: their places in the frame, which is laid out as the other entries' for who walks over it, stay empty but for RBP's.
+///
+/// # Safety
+/// Only for the stubs: the stack holds what the CPU and the stub have pushed.
+#[unsafe(naked)]
+unsafe extern "C" fn flush_entry() {
+    naked_asm!(
+        "cld",
+        "push rax; push rax; push rcx; push rdx; push rsi; push rdi; push rbp; push r8; push r9; push r10; push r11",
+        "sub rsp, 32",
+        "test byte ptr [rsp + {cs}], 3",
+        "jz 2f",
+        "swapgs",
+        "2:",
+        "clac",
+        "call {handler}",
+        "test byte ptr [rsp + {cs}], 3",
+        "jz 3f",
+        "swapgs",
+        "3:",
+        "add rsp, 32",
+        "pop r11; pop r10; pop r9; pop r8; pop rbp; pop rdi; pop rsi; pop rdx; pop rcx; pop rax; pop rax",
+        "add rsp, 16",
+        "iretq",
+        cs = const CS_OFFSET,
+        handler = sym flush_interrupt,
     )
 }
 

@@ -10,13 +10,14 @@
 //!
 //! ## Orderings
 //!
-//! - Initiator: the caller's table changes, then `fence(SeqCst)`, then the inbox's `fetch_or` (Release). Target: inbox
-//!   `swap` (Acquire), then the flush, which is serialising: the target's later page walks see the changed tables.
-//! - The CPU mask that the caller hands in was read after a full fence of its own (`sync::txn`); a CPU that joins the address
-//!   space sets its bit, fences, and only then loads CR3: either the initiator sees the bit, or the new CPU's first walk sees
-//!   the new tables.
-//! - A target whose CR3 is another root acknowledges at once. It holds nothing of the root: loading CR3 dropped its
-//!   translations. If it is about to load this root, it does so after the Acquire, and walks the new tables.
+//! - Initiator: the caller's table changes, then the inbox's `fetch_or` (Release). Target: inbox `swap` (Acquire), then the
+//!   flush, which is serialising: the target's later page walks see the changed tables. An initiator that asks nobody needs no
+//!   more than the flush itself.
+//! - The CPU mask that the caller hands in was read after a full fence of its own (`sync::txn`, `mm::paging::sharers`); a CPU
+//!   that joins the address space sets its bit, fences, and only then loads CR3: either the initiator sees the bit, or the new
+//!   CPU's first walk sees the new tables. It is the same with a CPU that links a leaf table into its own tables.
+//! - A target that has left the address space meanwhile flushes all the same, whatever it runs now: that is seldom, and does
+//!   no harm.
 //! - Target: flush, then `pending.fetch_and` (Release). Initiator: reads 0 by Acquire, so the target's flushes, and its use of
 //!   the borrowed page list, come before the initiator's return, which may free the frames and drops the list.
 //! - A bit that an initiator finds set already in an inbox word (so that it sends no interrupt) was set by another initiator,
@@ -24,7 +25,7 @@
 
 use core::arch::asm;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use abi::event::Kind;
 use abi::{Counter, MAX_CPUS};
@@ -41,7 +42,6 @@ const MANY_PAGES: usize = 32;
 /// What an initiator asks for. Written by its CPU while `pending` is 0; read by targets whose bit is set there.
 #[repr(align(128))]
 struct Request {
-    root: AtomicU64,
     /// The pages to flush; null for everything.
     pages: AtomicPtr<u64>,
     page_count: AtomicUsize,
@@ -54,12 +54,7 @@ struct Request {
 struct Inbox(AtomicU64);
 
 static REQUESTS: [Request; MAX_CPUS] = [const {
-    Request {
-        root: AtomicU64::new(0),
-        pages: AtomicPtr::new(ptr::null_mut()),
-        page_count: AtomicUsize::new(0),
-        pending: AtomicU64::new(0),
-    }
+    Request { pages: AtomicPtr::new(ptr::null_mut()), page_count: AtomicUsize::new(0), pending: AtomicU64::new(0) }
 }; MAX_CPUS];
 
 static INBOXES: [Inbox; MAX_CPUS] = [const { Inbox(AtomicU64::new(0)) }; MAX_CPUS];
@@ -68,33 +63,44 @@ static INBOXES: [Inbox; MAX_CPUS] = [const { Inbox(AtomicU64::new(0)) }; MAX_CPU
 /// other CPUs that were asked. See [`sync::Platform::shootdown`].
 pub fn shootdown(request: &FlushRequest<'_>) -> usize {
     order::may_sleep::<Machine>();
-    fence(Ordering::SeqCst);
     let me = percpu::id();
     let targets = request.cpus.without(me);
     #[cfg(debug_assertions)]
     let targets = if crate::plant::skips_flush() { CpuSet::EMPTY } else { targets };
-    let mine = &REQUESTS[me.index()];
     if !targets.is_empty() {
-        let pages = if let FlushScope::Pages(pages) = request.scope { pages.len() as u64 } else { u64::MAX };
-        event(Kind::ShootdownBegin, targets.0, pages);
-        post(mine, request, targets, me);
+        begin(request, targets, me);
     }
-    if request.cpus.contains(me) && cpu::current_root() == request.root {
+    if request.cpus.contains(me) {
         match request.scope {
             FlushScope::Pages(pages) => flush_pages(pages),
             FlushScope::All => flush_all(),
         }
     }
-    if mine.pending.load(Ordering::Acquire) != 0 {
+    if !targets.is_empty() {
+        finish(targets, me);
+    }
+    targets.iter().count()
+}
+
+/// Asks `targets`, which are not empty. They flush while this CPU does.
+#[inline(never)]
+fn begin(request: &FlushRequest<'_>, targets: CpuSet, me: CpuId) {
+    let pages = if let FlushScope::Pages(pages) = request.scope { pages.len() as u64 } else { u64::MAX };
+    event(Kind::ShootdownBegin, targets.0, pages);
+    post(&REQUESTS[me.index()], request, targets, me);
+}
+
+/// Waits until all `targets` have acknowledged.
+#[inline(never)]
+fn finish(targets: CpuSet, me: CpuId) {
+    let pending = &REQUESTS[me.index()].pending;
+    if pending.load(Ordering::Acquire) != 0 {
         let _waiting = Waiting::<Machine>::new(Wait::Shootdown, Class::None, targets.0, NO_RANGE);
-        while mine.pending.load(Ordering::Acquire) != 0 {
+        while pending.load(Ordering::Acquire) != 0 {
             Machine::relax();
         }
     }
-    if !targets.is_empty() {
-        event(Kind::ShootdownEnd, targets.0, 0);
-    }
-    targets.iter().count()
+    event(Kind::ShootdownEnd, targets.0, 0);
 }
 
 /// Fills in the own record and tells the targets.
@@ -105,7 +111,6 @@ fn post(mine: &Request, request: &FlushRequest<'_>, targets: CpuSet, me: CpuId) 
         FlushScope::All => (ptr::null_mut(), 0),
     };
     // Relaxed: the inboxes' Release publishes them.
-    mine.root.store(request.root, Ordering::Relaxed);
     mine.pages.store(pages, Ordering::Relaxed);
     mine.page_count.store(count, Ordering::Relaxed);
     mine.pending.store(targets.0, Ordering::Relaxed);
@@ -118,35 +123,41 @@ fn post(mine: &Request, request: &FlushRequest<'_>, targets: CpuSet, me: CpuId) 
     ipi::send(to_interrupt, idt::FLUSH);
 }
 
-/// Serves all requests in this CPU's inbox. Called by the flush interrupt and by every spin in the kernel
-/// (`Platform::relax`), so the empty case is one load of the CPU's own line.
+/// Serves all requests in this CPU's inbox. Called by every spin in the kernel (`Platform::relax`), so the empty case is one
+/// load of the CPU's own line.
 #[inline]
 pub fn serve() {
-    let inbox = &INBOXES[percpu::id().index()].0;
-    // Relaxed: an empty look is only a hint, and the swap below acquires.
-    if inbox.load(Ordering::Relaxed) != 0 {
-        serve_inbox(inbox);
+    // Relaxed: an empty look is only a hint, and the swap in `serve_inbox` acquires.
+    if INBOXES[percpu::id().index()].0.load(Ordering::Relaxed) != 0 {
+        serve_now();
     }
 }
 
 #[cold]
-fn serve_inbox(inbox: &AtomicU64) {
+fn serve_now() {
     // Not for the protocol (a flush interrupt in between would find the inbox without our requests) but for the counter, which
     // is a plain load and store.
     let _off = InterruptGuard::<Machine>::new();
-    let me = percpu::id();
-    let waiting = CpuSet(inbox.swap(0, Ordering::Acquire));
+    serve_inbox(percpu::id());
+}
+
+/// As [`serve`], for the flush interrupt: interrupts are off. A spin may have served everything already.
+pub fn serve_interrupt() {
+    serve_inbox(percpu::id());
+}
+
+#[inline]
+fn serve_inbox(me: CpuId) {
+    let waiting = CpuSet(INBOXES[me.index()].0.swap(0, Ordering::Acquire));
     for initiator in waiting.iter() {
         let request = &REQUESTS[initiator.index()];
-        if request.root.load(Ordering::Relaxed) == cpu::current_root() {
-            let pages = request.pages.load(Ordering::Relaxed);
-            if pages.is_null() {
-                flush_all();
-            } else {
-                let count = request.page_count.load(Ordering::Relaxed);
-                // SAFETY: the initiator's borrowed list lives until our bit is clear in `pending`.
-                flush_pages(unsafe { core::slice::from_raw_parts(pages, count) });
-            }
+        let pages = request.pages.load(Ordering::Relaxed);
+        if pages.is_null() {
+            flush_all();
+        } else {
+            let count = request.page_count.load(Ordering::Relaxed);
+            // SAFETY: the initiator's borrowed list lives until our bit is clear in `pending`.
+            flush_pages(unsafe { core::slice::from_raw_parts(pages, count) });
         }
         point!(Machine, "flush-acknowledging");
         crate::memory::count(Counter::IpiFlush, 1);

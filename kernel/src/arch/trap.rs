@@ -8,7 +8,7 @@
 use x86_64::registers::control::Cr2;
 
 use super::frame::TrapFrame;
-use super::idt::{FIRST_INTERRUPT, FLUSH, NMI, NUDGE, PAGE_FAULT, SPURIOUS, TIMER};
+use super::idt::{FIRST_INTERRUPT, NMI, NUDGE, PAGE_FAULT, SPURIOUS, TIMER};
 use super::{apic, fault, tlb, uaccess};
 use crate::sched::{InInterrupt, Interrupted};
 use crate::{panic, sched};
@@ -27,7 +27,7 @@ fn access_of(error: u64) -> Access {
     }
 }
 
-/// Called by `trap_entry` for all vectors but the four below.
+/// Called by `trap_entry` for all vectors but those below.
 pub(super) extern "C" fn trap_from_kernel_or_user(frame: &mut TrapFrame) {
     let from_user = frame.from_user();
     let interrupted = if from_user { Interrupted::User } else { Interrupted::Kernel };
@@ -43,11 +43,6 @@ pub(super) extern "C" fn trap_from_kernel_or_user(frame: &mut TrapFrame) {
             apic::end_of_interrupt();
             sched::on_nudge(interrupted);
         }
-        FLUSH => {
-            let _interrupt = InInterrupt::enter();
-            apic::end_of_interrupt();
-            tlb::serve();
-        }
         SPURIOUS => {}
         // The legacy controllers are masked; what they raise all the same is noise without an end-of-interrupt.
         vector if (FIRST_INTERRUPT..FIRST_INTERRUPT + 16).contains(&vector) => {}
@@ -57,6 +52,13 @@ pub(super) extern "C" fn trap_from_kernel_or_user(frame: &mut TrapFrame) {
     if from_user {
         sched::before_user_return(frame);
     }
+}
+
+/// Called by `flush_entry`. What was interrupted goes on at once: a flush gives a thread no cause to end or to make way.
+pub(super) extern "C" fn flush_interrupt() {
+    let _interrupt = InInterrupt::enter();
+    apic::end_of_interrupt();
+    tlb::serve_interrupt();
 }
 
 /// A page fault of a program, of the kernel on a program's behalf, or of the kernel by mistake.

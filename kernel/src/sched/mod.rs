@@ -53,6 +53,8 @@ pub use held::{InInterrupt, with_held};
 pub use idle::enter_idle;
 pub use join::KernelThread;
 pub use spawn::{init_cpu, spawn_kernel};
+#[cfg(debug_assertions)]
+pub use tick::set_visitor;
 pub use tick::{Interrupted, on_nudge, on_tick};
 pub use user::{before_user_return, page_fault, user_access_fault, user_exception, with_space};
 

@@ -8,6 +8,8 @@
 use core::cell::Cell;
 
 use abi::MAX_CPUS;
+#[cfg(debug_assertions)]
+use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::Ordering;
 use sync::{CpuId, Platform};
 
@@ -90,6 +92,26 @@ fn watch_ns(cpu: CpuId) -> u64 {
     u64::MAX
 }
 
+/// See [`set_visitor`].
+#[cfg(debug_assertions)]
+static VISITOR: AtomicPtr<fn()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Ticks and nudges that find a thread running call `visitor` from now on, interrupts off: for guest tests of what happens in
+/// interrupts. `None`: nobody.
+#[cfg(debug_assertions)]
+pub fn set_visitor(visitor: Option<&'static fn()>) {
+    let pointer = visitor.map_or(core::ptr::null_mut(), |visitor| core::ptr::from_ref(visitor).cast_mut());
+    VISITOR.store(pointer, Ordering::Release);
+}
+
+#[cfg(debug_assertions)]
+fn visit() {
+    // SAFETY: null, or from a shared reference that lives for ever.
+    if let Some(visitor) = unsafe { VISITOR.load(Ordering::Acquire).as_ref() } {
+        visitor();
+    }
+}
+
 /// What an interrupt interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interrupted {
@@ -113,7 +135,10 @@ pub fn on_tick(interrupted: Interrupted) {
         return;
     }
     #[cfg(debug_assertions)]
-    crate::plant::in_interrupt();
+    {
+        crate::plant::in_interrupt();
+        visit();
+    }
     let rcu = &memory().rcu;
     if interrupted == Interrupted::User {
         rcu.quiescent();
@@ -140,6 +165,8 @@ pub fn on_nudge(interrupted: Interrupted) {
     if is_idle() {
         return;
     }
+    #[cfg(debug_assertions)]
+    visit();
     match interrupted {
         Interrupted::User => memory().rcu.quiescent(),
         // It may be in a read section: report at the return to user mode, or at the next switch.
