@@ -408,10 +408,14 @@ def cell_lines(value):
     return busy_cells(slice_of(value["cells"], padded("sync::vma_lock::cell::Cell<kernel::machine::Machine>")))
 
 
+def space_id(space):
+    return int(space["counters"]["tally"]["inner"]["pointer"].dereference()["value"]["space"])
+
+
 def space_text(space):
     joined = number(space["update"]["cpus"])
     return (
-        f"address space {int(space['id'])}: {number(space['tree']['len'])} VMAs, root table at "
+        f"address space {space_id(space)}: {number(space['tree']['len'])} VMAs, root table at "
         f"{int(space['tables']['root']):#x}, on CPUs {cpu_set(joined)}"
     )
 
@@ -420,7 +424,7 @@ PRINTERS = [
     (r"mm::vma::Vma", lambda value: Text(vma_text, value)),
     (r"mm::vma::VmaRef", lambda value: Text(lambda it: vma_text(shared_vma(it)), value)),
     (r"mm::vma::Rights", lambda value: Text(lambda it: rights_text(number(it)), value)),
-    (r"sync::vma_lock::mark::VmaLock", lambda value: Text(lock_text, value)),
+    (r"sync::vma_lock::lock::VmaLock", lambda value: Text(lock_text, value)),
     (r"sync::vma_lock::mark::Mark", lambda value: Text(lambda it: mark_text(number(it)), value)),
     (r"sync::vma_lock::slot::Slot", lambda value: Text(lambda it: slot_text(number(it["word"])), value)),
     (r"sync::vma_lock::slot::Slots<.*>", lambda value: Listing(lambda _: "each CPU's slot", value, slot_lines)),
@@ -444,7 +448,7 @@ def printer_for(value):
 # --- backtraces ---------------------------------------------------------------------------------------------------------
 
 # kernel/src/arch/{idt,syscall}.rs: below these lies the program's stack, or nothing.
-ENTRIES = re.compile(r"^kernel::arch::(syscall::entry|idt::trap_entry|idt::paranoid_entry)\b")
+ENTRIES = re.compile(r"^kernel::arch::(syscall::entry|idt::trap_entry|idt::paranoid_entry|idt::flush_entry)\b")
 
 
 class UpToEntry:
@@ -509,7 +513,7 @@ def show_cpus(_argument):
             print(f"CPU {index}: not started")
             continue
         space = space_of(thread)
-        where = "in the kernel's own tables" if space is None else f"in address space {int(space['id'])}"
+        where = "in the kernel's own tables" if space is None else f"in address space {space_id(space)}"
         doing = "".join(", " + word for word in thread_words(thread["report"]))
         print(f"CPU {index}: {thread_text(thread['report'])} {where}, slot {slot_text(busy[index])}{doing}")
 

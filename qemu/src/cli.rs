@@ -5,6 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use abi::protocol::NoPair;
+use abi::{Pair, ReadProtocol, UpdateProtocol};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -60,6 +63,12 @@ pub struct MachineOptions {
     /// Record events for reports about a machine that went wrong [default: on; off for `count`]
     #[arg(long, global = true, value_name = "SWITCH")]
     pub events: Option<Switch>,
+    /// How a page fault keeps its VMA as it is [default: slot; all with `compare`]
+    #[arg(long, global = true, value_name = "PROTOCOL", value_parser = read_protocol())]
+    pub vma_lock: Option<ReadProtocol>,
+    /// How an update locks several VMAs [default: bulk; all with `compare`]
+    #[arg(long, global = true, value_name = "PROTOCOL", value_parser = update_protocol())]
+    pub update: Option<UpdateProtocol>,
     /// Draw in the log who waits for whom when a wait of the kernel lasts longer than this [default: 10000]
     #[arg(long, global = true, value_name = "MS", conflicts_with = "release",
         value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TIMEOUT_S) * 1000))]
@@ -95,6 +104,15 @@ impl MachineOptions {
         }
         let bad = abi::point::rules(text).find_map(Result::err)?;
         Some(format!("{bad} (--points list names them)"))
+    }
+
+    /// The lock protocols, asked for or by default.
+    ///
+    /// # Errors
+    /// Why those asked for do not go together.
+    pub fn pair(&self) -> Result<Pair, NoPair> {
+        let (read, update) = (Pair::DEFAULT.read(), Pair::DEFAULT.update());
+        Pair::new(self.vma_lock.unwrap_or(read), self.update.unwrap_or(update))
     }
 
     /// CPUs, asked for or by default.
@@ -137,6 +155,18 @@ pub enum FirmwareKind {
     Uefi,
     /// Nothing: QEMU loads the kernel by a small loader of ours. Much cheaper.
     None,
+}
+
+/// The name of a read protocol.
+fn read_protocol() -> impl TypedValueParser<Value = ReadProtocol> {
+    let names = PossibleValuesParser::new(ReadProtocol::ALL.iter().map(|protocol| protocol.name()));
+    names.try_map(|name| ReadProtocol::from_name(&name).ok_or("no such protocol"))
+}
+
+/// The name of an update protocol.
+fn update_protocol() -> impl TypedValueParser<Value = UpdateProtocol> {
+    let names = PossibleValuesParser::new(UpdateProtocol::ALL.iter().map(|protocol| protocol.name()));
+    names.try_map(|name| UpdateProtocol::from_name(&name).ok_or("no such protocol"))
 }
 
 /// A seed, as people write it and as the launcher prints it.
@@ -200,21 +230,76 @@ pub enum Verb {
     /// without firmware and debug checks, if nothing else is asked for.
     #[command(override_usage = "cargo run -- count [OPTIONS]")]
     Count,
+    /// Compare the lock protocols: what faults and memory calls cost under each pair of them, on 1, 2, 4 and 8 CPUs. Each
+    /// machine has one CPU more, which waits, is without firmware and debug checks, and repeats to the last count
+    #[command(override_usage = "cargo run -- compare [OPTIONS]")]
+    Compare(CompareOptions),
     /// Boot machine after machine with random work, CPUs, memory and delays, until one fails
     Soak(SoakOptions),
     /// List what this computer has of what Tessera needs, and the command that mends each lack; install nothing
     Doctor,
 }
 
-/// Options of `soak`. CPUs and memory are random too unless `--cpus` and `--mem` say them; `--seed` is the first run's.
+/// Options of `soak`. CPUs, memory and lock protocols are random too unless `--cpus` and others say them; `--seed` is the
+/// first run's.
 #[derive(Debug, Args)]
 pub struct SoakOptions {
-    /// Number of runs
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub runs: u64,
+    /// Number of runs [default: 100; with --for: as many as there is time for]
+    #[arg(long, value_name = "N")]
+    pub runs: Option<u64>,
+    /// Begin no run after this long: seconds, or with `m` minutes, with `h` hours
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Under the ten pairs of lock protocols in turn, instead of random ones
+    #[arg(long, conflicts_with_all = ["vma_lock", "update"])]
+    pub pairs: bool,
     /// Only work whose name holds this; a name that does not exist lists them all
     #[arg(long, value_name = "WORK")]
     pub only: Option<String>,
+}
+
+impl SoakOptions {
+    /// Most runs, asked for or by default.
+    pub fn runs(&self) -> u64 {
+        self.runs.unwrap_or(if self.duration.is_some() { u64::MAX } else { 100 })
+    }
+}
+
+/// A time, such as `90`, `90s`, `60m` or `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let number: u64 = number.parse().map_err(|_| "no number of seconds, minutes or hours")?;
+    let seconds = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(format!("no unit of time: {unit}; there are s, m and h")),
+    };
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "too long".into())
+}
+
+/// Options of `compare`. `--cpus` names the only number of CPUs, `--vma-lock` and `--update` the only protocols.
+#[derive(Debug, Args)]
+pub struct CompareOptions {
+    /// Page faults of each CPU in each workload; of calls it is a quarter
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=4096))]
+    pub operations: u32,
+    /// How the results are printed
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: CompareFormat,
+    /// Change a word behind the program's back: its checks must find it.
+    #[arg(long, hide = true)]
+    pub plant_content: bool,
+}
+
+/// How results of `compare` are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompareFormat {
+    /// For people.
+    Table,
+    /// For programs, with all counters.
+    Json,
 }
 
 /// Options of `explain`.
@@ -329,11 +414,15 @@ mod tests {
             "--seed 0xg",
             "--seed -1",
             "--firmware bios",
+            "--vma-lock slots",
+            "--update none",
             "--nope",
             "walk",
             "run",
             "run --nope ./p",
             "run --cpus 0 ./p",
+            "compare --operations 0",
+            "compare --format xml",
         ] {
             let Err(NoCommand::Wrong(text)) = cli(line) else { panic!("{line} passed") };
             assert!(!text.contains('\n') && !text.contains("error:"), "{line}: {text}");
@@ -355,6 +444,35 @@ mod tests {
         assert_eq!((counted.entry(), counted.time(), counted.seed()), (Entry::Direct, Time::Counted, Some(0)));
         assert_eq!(options("--icount --firmware uefi").entry(), Entry::Uefi);
         assert_eq!(options("--icount --seed 5").seed(), Some(5));
+    }
+
+    #[test]
+    fn every_pair_has_its_words() {
+        assert_eq!(cli("").unwrap().machine.pair(), Ok(Pair::DEFAULT));
+        for pair in Pair::all() {
+            let line = format!("run --vma-lock {} --update {} ./p", pair.read(), pair.update());
+            assert_eq!(run(&line).0.pair(), Ok(pair));
+        }
+        assert_eq!(cli("--update cycle").unwrap().machine.pair().unwrap().to_string(), "slot+cycle");
+        assert_eq!(cli("--vma-lock mm").unwrap().machine.pair().unwrap().to_string(), "mm+bulk");
+        let Err(why) = cli("--vma-lock mm --update cycle").unwrap().machine.pair() else { panic!("it went together") };
+        assert_eq!(why, NoPair { update: UpdateProtocol::Cycle });
+    }
+
+    #[test]
+    fn a_soak_lasts_for_runs_or_for_a_time() {
+        let soak = |line: &str| match cli(line).map(|cli| cli.verb) {
+            Ok(Some(Verb::Soak(options))) => Some((options.runs(), options.duration.map(|time| time.as_secs()))),
+            _ => None,
+        };
+        assert_eq!(soak("soak"), Some((100, None)));
+        assert_eq!(soak("soak --for 60m --pairs"), Some((u64::MAX, Some(3600))));
+        assert_eq!(soak("soak --for 2h --runs 7"), Some((7, Some(7200))));
+        assert_eq!(soak("soak --for 90"), soak("soak --for 90s"));
+        for line in ["--for x", "--for 5d", "--for 99999999999999999999s", "--for 9999999999999999999h"] {
+            assert_eq!(soak(&format!("soak {line}")), None, "{line}");
+        }
+        assert_eq!(soak("soak --pairs --update cycle"), None);
     }
 
     #[test]

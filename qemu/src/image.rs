@@ -26,6 +26,8 @@ pub enum Image {
     Release,
     /// The same kernel with the guest tests linked in.
     Guest,
+    /// Without debug checks and with the guest tests: for those that count instructions.
+    GuestRelease,
 }
 
 impl Image {
@@ -33,7 +35,7 @@ impl Image {
     fn package(self) -> &'static str {
         match self {
             Image::Kernel | Image::Release => "kernel",
-            Image::Guest => "guest",
+            Image::Guest | Image::GuestRelease => "guest",
         }
     }
 
@@ -41,7 +43,7 @@ impl Image {
     fn profile(self) -> &'static str {
         match self {
             Image::Kernel | Image::Guest => "kernel",
-            Image::Release => "kernel-release",
+            Image::Release | Image::GuestRelease => "kernel-release",
         }
     }
 
@@ -51,6 +53,7 @@ impl Image {
             Image::Kernel => "kernel",
             Image::Release => "release",
             Image::Guest => "guest",
+            Image::GuestRelease => "unchecked-guest",
         }
     }
 }

@@ -4,10 +4,11 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
 
-use abi::Counter;
+use abi::{Counter, Pair};
 use anyhow::Result;
 
 use crate::cli::{self, Cli, MachineOptions, NoCommand, RunOptions, Verb};
+use crate::compare;
 use crate::cost;
 use crate::count::{Counting, Mode};
 use crate::doctor;
@@ -46,6 +47,17 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
         say(format_args!("--points: {why}"));
         return status::BAD_INPUT;
     }
+    let pair = match machine.pair() {
+        Ok(pair) => pair,
+        Err(why) => {
+            say(why);
+            return status::BAD_INPUT;
+        }
+    };
+    if pair != Pair::DEFAULT && matches!(verb, Some(Verb::Explain(_))) {
+        say(format_args!("explain: the map shows {}, and no other lock protocols", Pair::DEFAULT));
+        return status::BAD_INPUT;
+    }
     if machine.gdb && !matches!(verb, None | Some(Verb::Run(_))) {
         say("--gdb: only for `run` and the demonstration");
         return status::BAD_INPUT;
@@ -55,6 +67,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
         Some(Verb::Run(options)) => run_program(&machine, &options),
         Some(Verb::Explain(options)) => explain::main(&machine, &options),
         Some(Verb::Count) => cost::main(&machine),
+        Some(Verb::Compare(options)) => compare::main(&machine, &options),
         Some(Verb::Soak(options)) => soak::main(&machine, &options),
         Some(Verb::Doctor) => doctor::main(),
     };
@@ -120,6 +133,11 @@ pub(crate) fn machine(image: &Built, options: &MachineOptions) -> Machine {
     if let Some(limit_ms) = options.wait_limit {
         machine = machine.wait_limit_ms(limit_ms);
     }
+    if (options.vma_lock.is_some() || options.update.is_some())
+        && let Ok(pair) = options.pair()
+    {
+        machine = machine.pair(pair);
+    }
     if options.plant.is_empty() {
         return machine;
     }
@@ -160,6 +178,9 @@ fn demonstrate(options: &MachineOptions) -> Result<u8> {
     })?;
     if let Some(stats) = &run.stats {
         write!(out, "\n{}", stats.table())?;
+        if let Some(spaces) = &run.spaces {
+            write!(out, "\n{}", spaces.table())?;
+        }
     }
     if let Some(frames) = &run.frames {
         writeln!(out, "\n{}", frames.summary())?;
@@ -172,9 +193,10 @@ fn demonstrate(options: &MachineOptions) -> Result<u8> {
 /// One line about a demonstration.
 fn summary(run: &Run, options: &MachineOptions) -> String {
     let mut parts = vec![format!(
-        "Tessera on {} CPUs, {} MiB: {} in {:.1} s",
+        "Tessera on {} CPUs, {} MiB, {}: {} in {:.1} s",
         options.cpu_count(),
         options.mem_mib(),
+        options.pair().unwrap_or(Pair::DEFAULT),
         run.verdict.summary(),
         run.elapsed.as_secs_f32()
     )];
@@ -235,6 +257,9 @@ fn run_program(options: &MachineOptions, run: &RunOptions) -> Result<u8> {
     if run.stats {
         if let Some(stats) = &ended.stats {
             eprint!("{}", stats.table());
+        }
+        if let Some(spaces) = &ended.spaces {
+            eprint!("\n{}", spaces.table());
         }
         if let Some(frames) = &ended.frames {
             say(frames.summary());

@@ -12,11 +12,12 @@
 //! | `session` | what does it say, and is it still alive? |
 //! | `ports`, `tail` | how do its words reach us? |
 //! | [`run`], [`status`] | what became of it? |
-//! | [`wire`], [`console`], [`stats`] | what do its bytes mean? |
+//! | [`wire`], [`console`], [`stats`], [`spaces`] | what do its bytes mean? |
 //! | [`monitor`], [`peek`], [`symbols`] | what is in the machine, and what are its addresses called? |
 //! | [`report`], [`backtrace`], [`recorder`] | what was each CPU doing? |
 //! | [`gdb`] | how does a debugger come in? |
 //! | [`cli`], [`launch`] | what does the person want? |
+//! | [`compare`] | what does each pair of lock protocols cost? |
 //! | [`cost`] | what do a page fault and an `munmap` cost? |
 //! | [`count`] | what did the machine do, seen from outside? |
 //! | [`explain`], [`tour`] | which way does a page fault take, and an `munmap`? |
@@ -39,6 +40,7 @@
 
 pub mod backtrace;
 pub mod cli;
+pub mod compare;
 pub mod console;
 pub mod cost;
 pub mod count;
@@ -65,6 +67,7 @@ pub mod run;
 mod say;
 mod session;
 pub mod soak;
+pub mod spaces;
 pub mod stats;
 pub mod status;
 
@@ -81,5 +84,6 @@ pub use machine::{Entry, Machine, Payload, Stdin, Time};
 pub use programs::{c_program, user_program};
 pub use run::{Event, Outcome, ProgramExit, Run, TestResult, Verdict};
 pub use say::say;
+pub use spaces::{Counted, Space, Spaces};
 pub use stats::{FrameAccount, Stats};
 pub use symbols::Symbols;

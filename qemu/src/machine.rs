@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use abi::fw_cfg;
+use abi::{Pair, fw_cfg};
 use anyhow::{Context, Result};
 
 use crate::draws::Draws;
@@ -70,6 +70,17 @@ pub enum Time {
     Counted,
 }
 
+/// How long a CPU's turn is, where CPUs take turns ([`Time::Counted`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Turns {
+    /// Until it waits, or millions of instructions: a nanosecond each, up to the next timer, which is the kernel's tick.
+    #[default]
+    Long,
+    /// At most some thousand instructions, a microsecond each: shorter than most calls of the memory manager, which thus
+    /// overlap on several CPUs.
+    Short,
+}
+
 /// Who lets a machine run that waits before its first instruction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Starter {
@@ -91,6 +102,7 @@ pub struct Machine {
     mem_mib: u32,
     entry: Entry,
     pub(crate) time: Time,
+    turns: Turns,
     pub(crate) starter: Starter,
     files: Vec<(&'static str, Payload)>,
     qemu_args: Vec<OsString>,
@@ -108,6 +120,7 @@ impl Machine {
             mem_mib: 512,
             entry: Entry::Uefi,
             time: Time::Host,
+            turns: Turns::Long,
             starter: Starter::Launcher,
             files: Vec::new(),
             qemu_args: Vec::new(),
@@ -135,6 +148,12 @@ impl Machine {
     /// With this kind of time.
     pub fn time(mut self, time: Time) -> Machine {
         self.time = time;
+        self
+    }
+
+    /// With turns of this length, where CPUs take turns.
+    pub fn turns(mut self, turns: Turns) -> Machine {
+        self.turns = turns;
         self
     }
 
@@ -193,6 +212,12 @@ impl Machine {
     /// With waits of the kernel that last longer than this drawn in its log.
     pub fn wait_limit_ms(self, limit_ms: u32) -> Machine {
         self.file(fw_cfg::WAIT_LIMIT_MS, Payload::Bytes(limit_ms.to_string().into_bytes()))
+    }
+
+    /// With these lock protocols.
+    pub fn pair(self, pair: Pair) -> Machine {
+        let name = |name: &str| Payload::Bytes(name.as_bytes().to_vec());
+        self.file(fw_cfg::VMA_LOCK, name(pair.read().name())).file(fw_cfg::UPDATE, name(pair.update().name()))
     }
 
     /// Plants these faults on purpose: the checks must catch them.
@@ -300,7 +325,12 @@ impl Machine {
             // each start, and goes on as the instructions do. RDRAND draws from the seed. The machine waits (`-S`) until
             // the monitor has been greeted: later nothing wakes QEMU's main loop at a moment of the host's choosing.
             Time::Counted => command
-                .args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"])
+                .args(["-accel", "tcg,thread=single", "-icount"])
+                // An instruction takes 1 ns, or 1,024: QEMU's most.
+                .arg(match self.turns {
+                    Turns::Long => "shift=0,sleep=off",
+                    Turns::Short => "shift=10,sleep=off",
+                })
                 .args(["-rtc", "base=2026-01-01T00:00:00,clock=vm"])
                 .args(["-seed", "0", "-S"]),
         };
@@ -428,11 +458,20 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_is_handed_its_protocols() {
+        let machine = machine().pair(Pair::DEFAULT);
+        let handed = [(fw_cfg::VMA_LOCK, "slot"), (fw_cfg::UPDATE, "bulk")];
+        assert_eq!(machine.files, handed.map(|(name, text)| (name, Payload::Bytes(text.into()))));
+    }
+
+    #[test]
     fn without_firmware_there_is_no_disk() {
         let words = words(&machine().entry(Entry::Direct).time(Time::Counted));
         let pair = |first: &str, second: &str| words.windows(2).any(|pair| pair == [first, second]);
         assert!(pair("-kernel", "/images/a.loader") && pair("-initrd", "/images/a.elf"), "{words:?}");
         assert!(pair("-accel", "tcg,thread=single") && pair("-icount", "shift=0,sleep=off"), "{words:?}");
+        let short = self::words(&machine().time(Time::Counted).turns(Turns::Short));
+        assert!(short.windows(2).any(|pair| pair == ["-icount", "shift=10,sleep=off"]), "{short:?}");
         assert!(!words.iter().any(|word| word.contains("/images/a,,b.img") || word == "/bin/fw"), "{words:?}");
     }
 

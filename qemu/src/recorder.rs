@@ -65,6 +65,8 @@ fn what(record: &Record) -> String {
         Kind::TransactionBegin | Kind::TransactionEnd | Kind::TransactionRestart => {
             format!("{name} {}, update lock {b:#x}", mark(a))
         }
+        Kind::TransactionSleep => format!("{name} {} for {}", mark(a), mark(b)),
+        Kind::Wound => format!("{name} of {} by {}", mark(a), mark(b)),
         Kind::ShootdownBegin if b == u64::MAX => format!("{name} of everything on CPUs {}", cpus(a)),
         Kind::ShootdownBegin => format!("{name} of {b} pages on CPUs {}", cpus(a)),
         Kind::ShootdownEnd => format!("{name} on CPUs {}", cpus(a)),

@@ -1,14 +1,14 @@
 //! The guest tests' names, read out of the image's ELF file: for the test harness and the soak.
 //!
-//! Tests register themselves by a record in the link section `ktests` (`kernel::ktest`): four words, the name's address and
-//! length, the function, and how it is meant to end.
+//! Tests register themselves by a record in the link section `ktests` (`kernel::ktest`): five words, the name's address and
+//! length, the function, how it is meant to end, and on which machines it runs.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use object::{Object, ObjectSection};
 
-const RECORD_LEN: usize = 32;
+const RECORD_LEN: usize = 40;
 
 /// One guest test.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,19 @@ pub struct GuestTest {
     pub name: String,
     /// How it is meant to end.
     pub ends: Ends,
+    /// On which machines it runs.
+    pub on: On,
+}
+
+/// On which machines a guest test runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// All sizes, with the default lock protocols: it depends on none.
+    AnyMachine,
+    /// Under each pair of lock protocols, too.
+    EachPair,
+    /// Only where time is counted.
+    CountedTime,
 }
 
 /// How a guest test is meant to end.
@@ -46,7 +59,7 @@ fn decode(file: &object::File<'_>, record: &[u8]) -> Result<GuestTest> {
         .chunks_exact(8)
         .map(|word| word.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
         .collect();
-    let [address, len, _, expect] = words[..] else { bail!("a record of {} words", words.len()) };
+    let [address, len, _, expect, on] = words[..] else { bail!("a record of {} words", words.len()) };
     let name = file.sections().find_map(|section| section.data_range(address, len).ok().flatten());
     let name = std::str::from_utf8(name.with_context(|| format!("no name at {address:#x}"))?)?;
     let ends = match expect {
@@ -54,6 +67,12 @@ fn decode(file: &object::File<'_>, record: &[u8]) -> Result<GuestTest> {
         1 => Ends::Panicking,
         other => bail!("{name} is meant to end in way {other}"),
     };
+    let on = match on {
+        0 => On::AnyMachine,
+        1 => On::EachPair,
+        2 => On::CountedTime,
+        other => bail!("{name} is meant for machines {other}"),
+    };
     let short = name.split_once("::").map_or(name, |(_, rest)| rest);
-    Ok(GuestTest { name: short.into(), ends })
+    Ok(GuestTest { name: short.into(), ends, on })
 }

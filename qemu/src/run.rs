@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::spaces::Spaces;
 use crate::stats::{FrameAccount, Stats};
 
 /// Something that happens while the machine runs, as it happens.
@@ -146,6 +147,8 @@ pub struct Run {
     pub exit: Option<ProgramExit>,
     /// Counters, if they were asked for.
     pub stats: Option<Stats>,
+    /// Counters of each address space, if counters were asked for.
+    pub spaces: Option<Spaces>,
     /// The account of page frames, if the kernel came that far.
     pub frames: Option<FrameAccount>,
     /// Guest tests, in the order they ran; the last may be unfinished.

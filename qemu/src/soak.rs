@@ -4,31 +4,33 @@
 //! that does just that run again. Several CPUs under one seed still run as the host lets them: what comes back is the
 //! work and the delays, not every interleaving; `--icount` has those.
 
+mod builds;
 pub mod choice;
+mod tally;
 pub mod work;
 
-use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fmt;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use abi::Pair;
 use anyhow::{Context, Result};
 
 use crate::cli::{FirmwareKind, MachineOptions, SoakOptions, Switch};
 use crate::draws::Draws;
-use crate::image::{Built, Image, kernel_image};
+use crate::image::Built;
 use crate::machine::{self, Machine, Time};
-use crate::registry::{Ends, guest_tests};
+use crate::registry::{Ends, On, guest_tests};
 use crate::run::Run;
 use crate::say::say;
 use crate::{launch, status};
+use builds::Builds;
 use choice::{Choice, Fixed, choose, run_seed};
-use work::{Program, Source, Work};
+use tally::Tally;
+use work::{Program, Work};
 
 /// How long one machine may take if nobody says: a busy host is slow, and a machine that hangs hangs for ever.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -45,11 +47,14 @@ pub fn main(machine: &MachineOptions, options: &SoakOptions) -> Result<u8> {
     let soak = Soak::prepare(machine, options)?;
     let seed = machine.seed.unwrap_or_else(fresh_seed);
     let mut out = io::stdout().lock();
-    writeln!(out, "soak: {} runs from seed {seed:#x}", options.runs)?;
+    writeln!(out, "soak: {} from seed {seed:#x}", how_long(options))?;
     let mut tally = Tally::new();
-    for run in 0..options.runs {
+    for run in 0..options.runs() {
+        if options.duration.is_some_and(|duration| tally.elapsed() >= duration) {
+            break;
+        }
         let seed = run_seed(seed, run);
-        let choice = match choose(seed, &soak.fixed, &soak.tests) {
+        let choice = match choose(seed, &soak.of_run(run), &soak.tests) {
             Ok(choice) => choice,
             Err(kinds) => {
                 say(format_args!("there is no such work; there is: {}", kinds.join(", ")));
@@ -81,7 +86,7 @@ pub fn main(machine: &MachineOptions, options: &SoakOptions) -> Result<u8> {
             out.flush()?;
             return Ok(soak.report(&choice, &image, &ended, failure));
         }
-        tally.count(choice.work.kind());
+        tally.count(&choice, &ended);
     }
     writeln!(out, "{tally}")?;
     Ok(0)
@@ -94,7 +99,17 @@ fn fixed(machine: &MachineOptions, options: &SoakOptions) -> Fixed {
         mem_mib: machine.mem,
         entry: machine.firmware.map(|_| machine.entry()),
         time: machine.icount.then_some(Time::Counted),
+        pair: if machine.vma_lock.is_some() || machine.update.is_some() { machine.pair().ok() } else { None },
         only: options.only.clone(),
+    }
+}
+
+/// How many runs, or for how long.
+fn how_long(options: &SoakOptions) -> String {
+    match (options.duration, options.runs) {
+        (None, _) => format!("{} runs", options.runs()),
+        (Some(duration), None) => format!("{} s", duration.as_secs()),
+        (Some(duration), Some(runs)) => format!("{runs} runs, or {} s,", duration.as_secs()),
     }
 }
 
@@ -107,6 +122,8 @@ fn fresh_seed() -> u64 {
 /// What all runs of a soak have in common.
 struct Soak<'a> {
     options: &'a MachineOptions,
+    /// Whether the ten pairs of lock protocols take turns.
+    turns: bool,
     only: Option<&'a str>,
     fixed: Fixed,
     /// Names of the guest tests; none if they cannot be had.
@@ -114,40 +131,6 @@ struct Soak<'a> {
     /// Somebody wants us to end.
     stop: Arc<AtomicBool>,
     built: Builds,
-}
-
-/// What has been built: once for all runs, so that whoever edits the sources meanwhile does not change what is soaked.
-#[derive(Default)]
-struct Builds {
-    kernel: OnceCell<Built>,
-    guest: OnceCell<Built>,
-    programs: RefCell<BTreeMap<Source, PathBuf>>,
-}
-
-impl Builds {
-    fn kernel(&self, options: &MachineOptions) -> Result<Built> {
-        once(&self.kernel, || launch::image(options))
-    }
-
-    fn guest(&self) -> Result<Built> {
-        once(&self.guest, || kernel_image(Image::Guest))
-    }
-
-    fn program(&self, program: &Program) -> Result<PathBuf> {
-        let mut programs = self.programs.borrow_mut();
-        Ok(match programs.entry(program.source()) {
-            Entry::Occupied(built) => built.get().clone(),
-            Entry::Vacant(place) => place.insert(program.build()?).clone(),
-        })
-    }
-}
-
-fn once(cell: &OnceCell<Built>, build: impl FnOnce() -> Result<Built>) -> Result<Built> {
-    if let Some(built) = cell.get() {
-        return Ok(built.clone());
-    }
-    let built = build()?;
-    Ok(cell.get_or_init(|| built).clone())
 }
 
 /// Why a run failed.
@@ -169,13 +152,14 @@ impl<'a> Soak<'a> {
     fn prepare(machine: &'a MachineOptions, options: &'a SoakOptions) -> Result<Soak<'a>> {
         let only = options.only.as_deref();
         // The guest tests are a kernel of their own: one that is chosen on the command line does without.
-        let built = Builds::default();
+        let built = Builds::new()?;
         let own = machine.kernel.is_some() || machine.release;
         let tests = if own || only.is_some_and(|part| !Work::GUEST_TESTS.contains(part)) {
             Vec::new()
         } else {
             let tests = guest_tests(&built.guest()?.elf)?;
-            tests.into_iter().filter(|test| test.ends == Ends::Returning).map(|test| test.name).collect()
+            let anywhere = tests.into_iter().filter(|test| test.ends == Ends::Returning && test.on != On::CountedTime);
+            anywhere.map(|test| test.name).collect()
         };
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
@@ -184,7 +168,27 @@ impl<'a> Soak<'a> {
                 .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
                 .context("cannot listen for signals")?;
         }
-        Ok(Soak { options: machine, only, fixed: fixed(machine, options), tests, stop, built })
+        let soak =
+            Soak { options: machine, turns: options.pairs, only, fixed: fixed(machine, options), tests, stop, built };
+        if options.runs() > 1 {
+            soak.build()?;
+        }
+        Ok(soak)
+    }
+
+    /// Builds all that may run, so that later changes of the sources do not matter.
+    fn build(&self) -> Result<()> {
+        let programs = Program::one_of_each(self.only);
+        if !programs.is_empty() {
+            self.built.kernel(self.options)?;
+        }
+        programs.iter().try_for_each(|program| self.built.program(program).map(drop))
+    }
+
+    /// What run `run` (from 0 on) does not leave to its seed.
+    fn of_run(&self, run: u64) -> Fixed {
+        let turn = self.turns.then(|| Pair::TEN[(run % Pair::TEN.len() as u64) as usize]);
+        Fixed { pair: turn.or(self.fixed.pair), ..self.fixed.clone() }
     }
 
     /// What happens at schedule points: what the person asked for, else what the seed did, in a kernel that has them.
@@ -204,6 +208,7 @@ impl<'a> Soak<'a> {
             .mem_mib(choice.mem_mib)
             .entry(choice.entry)
             .time(choice.time)
+            .pair(choice.pair)
             .timeout(self.options.timeout.map_or(LIMIT, |seconds| Duration::from_secs(seconds.into())))
             .seed(choice.seed)
             .stats()
@@ -266,6 +271,9 @@ impl<'a> Soak<'a> {
             Some(FirmwareKind::None) => " --firmware none",
             None => "",
         };
+        if self.turns || self.fixed.pair.is_some() {
+            words += &format!(" --vma-lock {} --update {}", choice.pair.read(), choice.pair.update());
+        }
         if let Some(rules) = &options.points {
             words += &format!(" --points {}", quoted(rules));
         }
@@ -303,7 +311,13 @@ fn quoted(word: &str) -> String {
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seed, work) = (format!("{:#x}", self.seed), self.work.to_string());
-        write!(f, "{seed:<18}  {work:<32} {:>2} CPUs {:>4} MiB", self.cpus, self.mem_mib)?;
+        write!(
+            f,
+            "{seed:<18}  {:<19} {work:<32} {:>2} CPUs {:>4} MiB",
+            self.pair.to_string(),
+            self.cpus,
+            self.mem_mib
+        )?;
         let entry = if self.entry == machine::Entry::Uefi { "uefi" } else { "" };
         let time = if self.time == Time::Counted { "icount" } else { "" };
         let starts = if self.start_delays.is_some() { "late" } else { "" };
@@ -313,32 +327,6 @@ impl fmt::Display for Choice {
             Some(_) => "points",
         };
         write!(f, "  {entry:<4} {time:<6} {starts:<4} {points:<8}")
-    }
-}
-
-/// Runs that have passed.
-struct Tally {
-    began: Instant,
-    passed: BTreeMap<&'static str, u64>,
-}
-
-impl Tally {
-    fn new() -> Tally {
-        Tally { began: Instant::now(), passed: BTreeMap::new() }
-    }
-
-    fn count(&mut self, kind: &'static str) {
-        *self.passed.entry(kind).or_default() += 1;
-    }
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.began.elapsed().as_secs();
-        let all: u64 = self.passed.values().sum();
-        write!(f, "soak: {all} runs passed in {}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)?;
-        let kinds: Vec<String> = self.passed.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-        if kinds.is_empty() { Ok(()) } else { write!(f, " ({})", kinds.join(", ")) }
     }
 }
 
@@ -363,22 +351,26 @@ mod tests {
             "tessera --kernel /k/elf soak --cpus 64",
             "tessera soak --icount --points seed=1;*=delay:5:1/9",
             "tessera soak --icount --firmware uefi --cpus 2",
+            "tessera soak --vma-lock rwsem --update cycle-held",
+            "tessera soak --vma-lock bravo",
+            "tessera soak --pairs --for 2h",
             "tessera soak --events off --log warn --wait-limit 50",
         ] {
             let (machine, soak_options) = options(line);
             let soak = Soak {
                 options: &machine,
+                turns: soak_options.pairs,
                 only: soak_options.only.as_deref(),
                 fixed: fixed(&machine, &soak_options),
                 tests: tests.clone(),
                 stop: Arc::default(),
-                built: Builds::default(),
+                built: Builds::new().unwrap(),
             };
             for run in 0..50 {
-                let choice = choose(run_seed(12, run), &soak.fixed, &soak.tests).unwrap();
+                let choice = choose(run_seed(12, run), &soak.of_run(run), &soak.tests).unwrap();
                 let again = soak.again(&choice).replace("cargo run -- ", "tessera ").replace('\'', "");
                 let (repeated, repeated_options) = options(&again);
-                assert_eq!(repeated_options.runs, 1);
+                assert_eq!(repeated_options.runs(), 1);
                 let seed = run_seed(repeated.seed.unwrap(), 0);
                 assert_eq!(choose(seed, &fixed(&repeated, &repeated_options), &tests), Ok(choice), "{again}");
                 assert_eq!(
@@ -402,10 +394,18 @@ mod tests {
     }
 
     #[test]
-    fn the_tally_names_what_was_done() {
-        let mut tally = Tally::new();
-        assert_eq!(tally.to_string(), "soak: 0 runs passed in 0:00:00");
-        ["demo", "hello", "demo"].iter().for_each(|kind| tally.count(kind));
-        assert_eq!(tally.to_string(), "soak: 3 runs passed in 0:00:00 (demo 2, hello 1)");
+    fn pairs_take_turns() {
+        let (machine, options) = options("tessera soak --pairs");
+        let soak = Soak {
+            options: &machine,
+            turns: options.pairs,
+            only: None,
+            fixed: fixed(&machine, &options),
+            tests: vec!["a::b".to_owned()],
+            stop: Arc::default(),
+            built: Builds::new().unwrap(),
+        };
+        let pair = |run| choose(run_seed(3, run), &soak.of_run(run), &soak.tests).unwrap().pair;
+        assert_eq!((0..20).map(pair).collect::<Vec<_>>(), [Pair::TEN, Pair::TEN].concat());
     }
 }

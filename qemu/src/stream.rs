@@ -6,6 +6,7 @@ use std::time::Duration;
 use abi::wire::Kind;
 
 use crate::run::{Event, Outcome, ProgramExit, Run, TestResult, Verdict};
+use crate::spaces::Spaces;
 use crate::stats::{FrameAccount, Stats};
 use crate::wire::{Decoder, Frame};
 
@@ -18,6 +19,8 @@ pub(crate) struct Stream {
     exit: Option<ProgramExit>,
     stats_bytes: Vec<u8>,
     stats: Option<Stats>,
+    spaces_text: Vec<u8>,
+    spaces: Option<Spaces>,
     frames: Option<FrameAccount>,
     tests: Vec<TestResult>,
     tests_done: Option<(u32, u32)>,
@@ -101,6 +104,7 @@ impl Stream {
                     Err(how) => return Ok(Err(how)),
                 }
             }
+            Kind::Spaces => self.spaces_text.extend_from_slice(payload),
             Kind::Frames => match FrameAccount::decode(payload) {
                 Ok(part) => self.frames.get_or_insert_default().owners.extend(part.owners),
                 Err(how) => return Ok(Err(how)),
@@ -135,6 +139,12 @@ impl Stream {
             }
             Kind::End => {
                 let &[value] = payload else { return nonsense() };
+                if !self.spaces_text.is_empty() {
+                    match Spaces::decode(&self.spaces_text) {
+                        Ok(spaces) => self.spaces = Some(spaces),
+                        Err(how) => return Ok(Err(how)),
+                    }
+                }
                 self.end = Some(value);
             }
             Kind::Stdin | Kind::StdinEnd => return Ok(Err(format!("a {:?} frame from the kernel", frame.kind))),
@@ -159,6 +169,7 @@ impl Stream {
             stderr: Vec::new(),
             exit: self.exit,
             stats: self.stats,
+            spaces: self.spaces,
             frames: self.frames,
             tests: self.tests,
             tests_done: self.tests_done,

@@ -4,6 +4,7 @@
 //! brings a run back. Every draw is made whether its result is used or not: fixing the number of CPUs leaves the work
 //! and the memory as they were.
 
+use abi::Pair;
 use abi::point::Point;
 
 use crate::draws::Draws;
@@ -27,6 +28,8 @@ pub struct Fixed {
     pub entry: Option<Entry>,
     /// What its time is.
     pub time: Option<Time>,
+    /// How its address spaces are locked.
+    pub pair: Option<Pair>,
     /// Part of the names of the only kinds of work.
     pub only: Option<String>,
 }
@@ -38,6 +41,8 @@ pub struct Choice {
     pub seed: u64,
     /// What the machine does.
     pub work: Work,
+    /// How its address spaces are locked.
+    pub pair: Pair,
     /// Its CPUs.
     pub cpus: u32,
     /// Its memory in MiB.
@@ -78,8 +83,11 @@ pub fn choose(seed: u64, fixed: &Fixed, tests: &[String]) -> Result<Choice, Vec<
     let time = fixed.time.unwrap_or(if counted && cpus <= MOST_COUNTED { Time::Counted } else { Time::Host });
     let entry = fixed.entry.unwrap_or(if time == Time::Counted { Entry::Direct } else { entry });
     let points = points(&mut Draws::new(draws.next()));
+    // From a stream of its own: the rest of a seed means what it meant before there were pairs.
+    let pair = *Draws::new(!seed).one_of(&Pair::all().collect::<Vec<_>>());
+    let pair = fixed.pair.unwrap_or(pair);
     let work = Work::choose(&mut draws, fixed.only.as_deref(), cpus, mem_mib, tests)?;
-    Ok(Choice { seed, work, cpus, mem_mib, entry, time, points, start_delays: late.then_some(delays) })
+    Ok(Choice { seed, work, pair, cpus, mem_mib, entry, time, points, start_delays: late.then_some(delays) })
 }
 
 /// What happens at schedule points: nothing in a third of the runs; short delays anywhere, long ones in a few places, or
@@ -153,6 +161,7 @@ mod tests {
         assert_eq!(kinds, KINDS.iter().copied().collect());
         let cpus: BTreeSet<u32> = all.iter().map(|choice| choice.cpus).collect();
         assert_eq!(cpus, CPUS.into_iter().chain([64]).collect());
+        assert!(Pair::all().all(|pair| all.iter().any(|choice| choice.pair == pair)));
         assert!(all.iter().any(|choice| choice.start_delays.is_none()));
         assert!(all.iter().filter(|choice| choice.start_delays.is_some()).count() > 500);
         assert!(all.iter().all(|choice| (128..=1024).contains(&choice.mem_mib)));
@@ -178,8 +187,10 @@ mod tests {
         for run in 0..100 {
             let seed = run_seed(9, run);
             let free = chosen(seed, &Fixed::default());
-            let fixed = chosen(seed, &Fixed { cpus: Some(4), mem_mib: Some(300), ..Fixed::default() });
-            assert_eq!((fixed.cpus, fixed.mem_mib), (4, 300));
+            let pair = Pair::TEN[5];
+            let fixed = Fixed { cpus: Some(4), mem_mib: Some(300), pair: Some(pair), ..Fixed::default() };
+            let fixed = chosen(seed, &fixed);
+            assert_eq!((fixed.cpus, fixed.mem_mib, fixed.pair), (4, 300, pair));
             assert_eq!((fixed.start_delays, fixed.work.kind()), (free.start_delays, free.work.kind()));
             assert_eq!(fixed.points, free.points);
         }

@@ -161,6 +161,13 @@ impl fmt::Display for Work {
 }
 
 impl Program {
+    /// A program of each kind whose name holds `only`.
+    pub fn one_of_each(only: Option<&str>) -> Vec<Program> {
+        let kinds =
+            KINDS.iter().filter(|kind| **kind != Work::GUEST_TESTS && only.is_none_or(|part| kind.contains(part)));
+        kinds.map(|kind| Program::choose(&mut Draws::new(0), kind, 1, 128)).collect()
+    }
+
     /// A program of this kind, with random arguments.
     fn choose(draws: &mut Draws, kind: &'static str, cpus: u32, mem_mib: u32) -> Program {
         // On a host of few cores many CPUs do no more work than a few, and each round has more hand-overs.
@@ -324,6 +331,7 @@ mod tests {
             stderr: Vec::new(),
             exit: Some(ProgramExit::Code(code)),
             stats: Stats::decode(&stats).unwrap(),
+            spaces: None,
             frames: Some(FrameAccount::decode(b"anon 0 0\n").unwrap()),
             tests: Vec::new(),
             tests_done: None,
