@@ -1,12 +1,12 @@
-//! The kernel's count of page faults against the program's count of its own first touches.
+//! The kernel's count of page faults against the program's count of its own first touches; and its counters as files.
 //!
 //! `churn` counts each first access to a page that is not present. Such an access is one fault that the kernel serves, on
 //! the fast path (`fault_locked`) or as a small transaction (`fault_fallback`). What start and end of the program cost is
 //! measured by a run of zero rounds.
 
-use abi::Counter;
+use abi::{Counter, Extreme};
 use anyhow::{Context, Result, ensure};
-use qemu::{Run, Stats};
+use qemu::{Counted, Run, Stats};
 
 use crate::oracle::{Case, Source};
 
@@ -45,6 +45,40 @@ pub fn churn(source: Source, args: [&str; 4], cpus: u32, one_in: u64) -> Result<
         "{fell_back} of {touches} faults fell back, not fewer than one in {one_in}\n{}",
         after.table()
     );
+    Ok(())
+}
+
+/// Runs `vmstat`, which reads the kernel's counters as files and holds them to what it does; what it read last must go
+/// with what the kernel sends at the end: the same address space, by name, no count below; the longest holds at places in
+/// the kernel's source; and the sum must be no less.
+///
+/// # Errors
+/// Anything else.
+pub fn files(cpus: u32) -> Result<()> {
+    let (finished, run) = Case::new(Source::Rust("vmstat"), &["64"]).cpus(cpus).on_tessera()?;
+    ensure!(finished.status == 0, "status {}: {}{}", finished.status, finished.out(), finished.err());
+    let out = finished.out();
+    let (line, file) = out.split_once('\n').context("it printed nothing")?;
+    ensure!(line == "touched=64 faults=64 all=64 transactions=1", "{line}");
+    let file = Counted::parse(file).map_err(anyhow::Error::msg)?;
+    let spaces = run.spaces.as_ref().context("the kernel sent no counters of address spaces")?;
+    let named: Vec<&str> = spaces.spaces.iter().map(|space| space.name.as_str()).collect();
+    ensure!(named == ["vmstat"] && spaces.spaces[0].process > 0, "{:?}", spaces.spaces);
+    let (own, sum, stats) = (&spaces.spaces[0].counted, &spaces.machine, stats(&run)?);
+    for &counter in Counter::ALL {
+        let values = [file.get(counter), own.get(counter), sum.get(counter), stats.total(counter)];
+        ensure!(values.is_sorted(), "{}: {values:?} in the file, at the end, in all, over all CPUs", counter.name());
+    }
+    ensure!(sum.get(Counter::Fault) == own.get(Counter::Fault), "there is one program");
+    ensure!(sum.get(Counter::Call) > 0 && own.get(Counter::Call) == 0, "calls are counted for the machine");
+    for kind in [Extreme::TxnHold, Extreme::PublishHold] {
+        let (then, now) = (file.longest(kind), own.longest(kind));
+        let (then, now) = then.zip(now).with_context(|| format!("no {}\n{}", kind.name(), spaces.table()))?;
+        ensure!(then.ns <= now.ns && sum.longest(kind) == Some(now), "{then:?}, then {now:?}");
+        let line =
+            now.site.strip_prefix("kernel/mm/src/").and_then(|rest| rest.split_once(".rs:")?.1.parse::<u32>().ok());
+        ensure!(line.is_some(), "{} is no place in the memory manager", now.site);
+    }
     Ok(())
 }
 

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use abi::Pair;
 use anyhow::{Result, bail, ensure};
-use qemu::{Built, Entry, Machine, Outcome, Run, Symbols, TestResult, Verdict};
+use qemu::{Built, Entry, Machine, Outcome, Run, Symbols, TestResult, Time, Verdict};
 
 use crate::{says, turn};
 
@@ -31,12 +32,36 @@ pub enum Show {
     Everything,
 }
 
+/// A kind of machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Its CPUs.
+    pub cpus: u32,
+    /// How it comes to the kernel.
+    pub entry: Entry,
+    /// Its lock protocols.
+    pub pair: Pair,
+    /// Its time.
+    pub time: Time,
+}
+
+impl Kind {
+    /// The beginning of its tests' names: `cpus4`; `rwsem+cycle::cpus4` with other locks than the default ones; `counted` where
+    /// time is.
+    pub fn prefix(&self) -> String {
+        let cpus = self.cpus;
+        if self.time == Time::Counted {
+            return "counted".into();
+        }
+        if self.pair == Pair::DEFAULT { format!("cpus{cpus}") } else { format!("{}::cpus{cpus}", self.pair) }
+    }
+}
+
 /// Tests that run on machines of one kind.
 #[derive(Debug)]
 pub struct SharedBoots {
     image: Built,
-    cpus: u32,
-    entry: Entry,
+    kind: Kind,
     names: Vec<String>,
     show: Show,
     done: OnceLock<BTreeMap<String, Report>>,
@@ -44,9 +69,9 @@ pub struct SharedBoots {
 }
 
 impl SharedBoots {
-    /// Boots of `image` with `cpus` CPUs, entered in this way, for the tests `names`. Nothing runs yet.
-    pub fn new(image: Built, cpus: u32, entry: Entry, names: Vec<String>, show: Show) -> SharedBoots {
-        SharedBoots { image, cpus, entry, names, show, done: OnceLock::new(), last_verdict: Mutex::new(None) }
+    /// Boots of `image` on machines of this kind for the tests `names`. Nothing runs yet.
+    pub fn new(image: Built, kind: Kind, names: Vec<String>, show: Show) -> SharedBoots {
+        SharedBoots { image, kind, names, show, done: OnceLock::new(), last_verdict: Mutex::new(None) }
     }
 
     /// What became of the test `name`. The first who asks runs them all.
@@ -85,9 +110,11 @@ impl SharedBoots {
         while !rest.is_empty() {
             let run = {
                 let _turn = turn::take();
-                Machine::new(&self.image).cpus(self.cpus).entry(self.entry).timeout(LIMIT).tests(&rest).run()
+                let Kind { cpus, entry, pair, time } = self.kind;
+                let machine = Machine::new(&self.image).cpus(cpus).entry(entry).pair(pair).time(time).timeout(LIMIT);
+                machine.tests(&rest).run()
             };
-            let run = match run {
+            let run = match run.and_then(|run| self.has_these_locks(run)) {
                 Ok(run) => run,
                 Err(error) => {
                     done.extend(rest.iter().map(|name| (name.to_string(), Some(format!("{error:#}")))));
@@ -111,18 +138,28 @@ impl SharedBoots {
         done
     }
 
+    /// A run that came as far as its tests, if the kernel said that it has the locks that were asked for.
+    fn has_these_locks(&self, run: Run) -> Result<Run> {
+        let pair = self.kind.pair;
+        let line = format!("] locks: faults by {}, updates by {}\n", pair.read(), pair.update());
+        ensure!(run.tests.is_empty() || run.console.contains(&line), "the kernel did not say{line}{}", run.console);
+        Ok(run)
+    }
+
     /// Says what a boot was like.
     fn tell(&self, run: &Run) {
         let slowest = run.tests.iter().max_by_key(|test| test.took);
         let slowest = slowest.map_or(String::new(), |test| format!(", slowest {} ({:.0?})", test.name, test.took));
-        let entry = match self.entry {
+        let Kind { cpus, entry, pair, time } = self.kind;
+        let entry = match entry {
             Entry::Uefi => "",
             Entry::Direct => " without firmware",
         };
-        eprintln!("[{} CPUs{entry}: {} tests in {:.1?}{slowest}]", self.cpus, run.tests.len(), run.elapsed);
-        if self.show == Show::Everything {
+        eprintln!("[{pair} on {cpus} CPUs{entry}: {} tests in {:.1?}{slowest}]", run.tests.len(), run.elapsed);
+        // What has been counted is the point of such a test.
+        if self.show == Show::Everything || time == Time::Counted {
             for test in &run.tests {
-                eprintln!("[{} CPUs: {} {:?} {:.1?}]", self.cpus, test.name, test.outcome, test.took);
+                eprintln!("[{pair} on {cpus} CPUs: {} {:?} {:.1?}]", test.name, test.outcome, test.took);
                 test.log.iter().for_each(|line| eprintln!("    {line}"));
             }
         }

@@ -7,9 +7,10 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::child::{self, Finished};
+use crate::executables;
 use crate::oracle::LIMIT;
 use crate::turn;
 
@@ -26,16 +27,8 @@ pub fn binary() -> Result<&'static Path> {
 fn build() -> Result<PathBuf> {
     let mut command = qemu::nested::command("cargo");
     command.current_dir(qemu::workspace::root()?).args(["build", "--package", "qemu", "--bin", "tessera"]);
-    command.args(["--message-format", "json-render-diagnostics"]);
-    let finished = child::run(&mut command, &[], Duration::from_secs(1200))?;
-    ensure!(finished.status == 0, "{}", finished.err());
-    for line in finished.out().lines() {
-        let message: serde_json::Value = serde_json::from_str(line).context("cargo wrote a line that is not JSON")?;
-        if let Some(executable) = message["executable"].as_str() {
-            return Ok(executable.into());
-        }
-    }
-    anyhow::bail!("cargo named no executable")
+    let built = executables::built_by(command)?.pop();
+    Ok(built.context("cargo named no executable")?.path)
 }
 
 /// A command line for the launcher.

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | `guest` | a test inside the booted kernel, on 1 to 64 CPUs | itself |
 //! | `programs` | a user program, or a use of the launcher | the same program on the host's Linux |
+//! | `pairs` | the hosted tests of `mm` or `linux`, under another pair of lock protocols | themselves |
 //! | `repeat` | counted time, and the boot without firmware | another run of the same seed |
 //! | `gdb` | a scripted session with a waiting machine | what the program in it is known to have mapped |
 //! | `layering` | a rule about the sources: which way they flow, where `unsafe` is | the sources, and a made-up tree that breaks it |
@@ -18,11 +19,13 @@
 pub mod child;
 pub mod counted;
 pub mod counters;
+pub mod executables;
 pub mod explained;
 pub mod guest;
 pub mod launcher;
 pub mod layering;
 pub mod oracle;
+pub mod pairs;
 pub mod says;
 pub mod schedules;
 pub mod turn;

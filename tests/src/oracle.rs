@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use abi::Pair;
 use anyhow::{Context, Result, ensure};
 use qemu::{Image, Machine, Run, Stdin, Symbols, Verdict};
 
@@ -52,6 +53,7 @@ pub struct Case {
     mem_mib: u32,
     plant: Vec<&'static str>,
     points: Option<&'static str>,
+    pair: Pair,
     limit: Duration,
 }
 
@@ -68,6 +70,7 @@ impl Case {
             mem_mib: 512,
             plant: Vec::new(),
             points: None,
+            pair: Pair::DEFAULT,
             limit: LIMIT,
         }
     }
@@ -108,6 +111,12 @@ impl Case {
         self
     }
 
+    /// Under these lock protocols.
+    pub fn pair(mut self, pair: Pair) -> Case {
+        self.pair = pair;
+        self
+    }
+
     /// For no longer than this on Tessera, boot included.
     pub fn limit(mut self, limit: Duration) -> Case {
         self.limit = limit;
@@ -137,6 +146,7 @@ impl Case {
         let machine = Machine::new(&image)
             .cpus(self.cpus)
             .mem_mib(self.mem_mib)
+            .pair(self.pair)
             .timeout(self.limit)
             .program(&program, std::iter::once(&name).chain(&self.args))
             .env(self.env.iter().map(|(name, value)| format!("{name}={value}")))

@@ -20,6 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::child;
+use crate::executables;
 
 /// Crates with models.
 const PACKAGES: [&str; 3] = ["sync", "mm", "linux"];
@@ -208,7 +209,7 @@ fn build(explorer: Explorer) -> Result<BTreeMap<(String, String), PathBuf>> {
     let name = explorer.name();
     let models: Vec<Model> = models()?.into_iter().filter(|model| model.explorer == explorer).collect();
     let mut command = qemu::nested::command("cargo");
-    command.current_dir(root()).args(["test", "--no-run", "--release", "--message-format=json-render-diagnostics"]);
+    command.current_dir(root()).args(["test", "--no-run", "--release"]);
     command.arg("--target-dir").arg(root().join("target").join(name)).env("RUSTFLAGS", format!("--cfg {name}"));
     for package in PACKAGES.iter().filter(|package| models.iter().any(|model| model.package == **package)) {
         command.args(["--package", package]);
@@ -219,17 +220,10 @@ fn build(explorer: Explorer) -> Result<BTreeMap<(String, String), PathBuf>> {
         command.args(["--test", file]);
     }
     eprintln!("building the {name} models");
-    let finished = child::run(&mut command, &[], Duration::from_secs(1800))?;
-    ensure!(finished.status == 0, "{}", finished.err());
     let mut found = BTreeMap::new();
-    for line in finished.out().lines() {
-        let message: serde_json::Value = serde_json::from_str(line).context("cargo wrote a line that is not JSON")?;
-        let (Some(executable), Some(file)) = (message["executable"].as_str(), message["target"]["name"].as_str())
-        else {
-            continue;
-        };
-        if let Some(model) = models.iter().find(|model| model.file == file) {
-            found.insert((model.package.clone(), file.into()), PathBuf::from(executable));
+    for built in executables::built_by(command)? {
+        if let Some(model) = models.iter().find(|model| model.file == built.target) {
+            found.insert((model.package.clone(), built.target), built.path);
         }
     }
     Ok(found)

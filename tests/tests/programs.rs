@@ -3,6 +3,7 @@
 //! | group | what is checked |
 //! |---|---|
 //! | `same::` | output, errors and status are the same on both systems |
+//! | `pairs::` | programs that work on their memory hard, the same on both systems, under the ten pairs of lock protocols |
 //! | `killed::` | what a signal ends, it ends on both, and the kernel goes on to account for every frame |
 //! | `counts::` | the kernel's fault counters against the program's own count, and how many faults fell back |
 //! | `counted::` | the counter outside the machine against loops that were counted by hand |
@@ -13,6 +14,7 @@
 
 use std::process::ExitCode;
 
+use abi::Pair;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tests::counted;
@@ -27,6 +29,7 @@ mod reports;
 fn main() -> ExitCode {
     let mut trials = Trials(Vec::new());
     same(&mut trials);
+    pairs(&mut trials);
     killed(&mut trials);
     counts(&mut trials);
     trials.add("counted::by_hand::rust_cpus2", counted::on_two_cpus);
@@ -94,6 +97,18 @@ fn same(trials: &mut Trials) {
     }
 }
 
+fn pairs(trials: &mut Trials) {
+    // The default pair has these tests, and larger ones, elsewhere here.
+    for pair in Pair::TEN.into_iter().filter(|pair| *pair != Pair::DEFAULT) {
+        let case = |source, args: &[&str]| Case::new(source, args).pair(pair);
+        trials.same(format!("pairs::{pair}::threads"), case(Rust("threads"), &[]));
+        for variant in ["apart", "merged"] {
+            trials.same(format!("pairs::{pair}::churn_{variant}"), case(Rust("churn"), &[variant, "40", "8", "8"]));
+        }
+        trials.add(format!("pairs::{pair}::demo"), move || demo(4, pair));
+    }
+}
+
 /// Standard error names the width and the CPUs, which may differ; what was asked of QEMU must be there.
 fn ymm(cpus: u32) -> Result<()> {
     let case = Case::new(C("ymm"), &["500"]).cpus(cpus);
@@ -154,12 +169,15 @@ fn counts(trials: &mut Trials) {
             counters::churn(C("churn"), ["apart", "200", "8", "8"], cpus, APART)
         });
     }
+    for cpus in [1, 2] {
+        trials.add(format!("counts::files::cpus{cpus}"), move || counters::files(cpus));
+    }
     trials.add("counts::churn_rust::placed", || counters::churn(Rust("churn"), ["placed", "200", "8", "8"], 4, MERGED));
 }
 
 fn kernel(trials: &mut Trials) {
-    trials.add("kernel::demo::cpus4", || demo(4));
-    trials.add("kernel::demo::cpus1", || demo(1));
+    trials.add("kernel::demo::cpus4", || demo(4, Pair::DEFAULT));
+    trials.add("kernel::demo::cpus1", || demo(1, Pair::DEFAULT));
     trials.add("kernel::hello::cpus64", || {
         let (finished, _) = Case::new(C("hello"), &[]).cpus(64).on_tessera()?;
         ensure!(finished.out() == "hello from C\n", "{}", finished.out());
@@ -215,8 +233,8 @@ fn points() -> Result<()> {
 }
 
 /// The demonstration checks every byte itself; here only that it says so, and how many faults it expected.
-fn demo(cpus: u32) -> Result<()> {
-    let case = Case::new(Rust("demo"), &["8", "20", "16"]).cpus(cpus);
+fn demo(cpus: u32, pair: Pair) -> Result<()> {
+    let case = Case::new(Rust("demo"), &["8", "20", "16"]).cpus(cpus).pair(pair);
     let linux = case.on_linux()?;
     let (tessera, _) = case.on_tessera()?;
     ensure!(tessera.status == 0, "status {}: {}{}", tessera.status, tessera.out(), tessera.err());

@@ -63,7 +63,7 @@ fn read(address: u64) -> Result<u64, Errno> {
 
 ktest! {
     /// Each CPU in its own mappings: what it writes stays, whatever the others do beside.
-    fn private_mappings_on_all_cpus_do_not_disturb_each_other() {
+    pairs fn private_mappings_on_all_cpus_do_not_disturb_each_other() {
         on_all_cpus_inside(|space, cpu| {
             let mut numbers = Numbers(cpu + 1);
             for round in 0..share(96, 12) {
@@ -93,7 +93,7 @@ ktest! {
 ktest! {
     /// All CPUs map, unmap, protect, drop and touch the same few pages. Every outcome must be one that some order of
     /// the calls allows, so little can be asserted here but that nothing breaks and no frame is lost.
-    fn one_range_fought_for_by_all_cpus() {
+    pairs fn one_range_fought_for_by_all_cpus() {
         const BASE: u64 = 0x10_0000_0000;
         const PAGES: u64 = 24;
         on_all_cpus_inside(|space, cpu| {
@@ -131,7 +131,7 @@ ktest! {
 
 ktest! {
     /// All CPUs fault in the same fresh page at the same time: one frame, and everybody sees it.
-    fn all_cpus_fault_in_one_page() {
+    pairs fn all_cpus_fault_in_one_page() {
         const BASE: u64 = 0x20_0000_0000;
         static ARRIVED: AtomicU64 = AtomicU64::new(0);
         ARRIVED.store(0, Ordering::Relaxed);
@@ -169,7 +169,7 @@ ktest! {
 ktest! {
     /// Each frame allocation of a series of calls fails once: every call answers `ENOMEM` (a touched page: `EFAULT`)
     /// or works, and nothing is half done.
-    fn failing_frame_allocations_are_errors() {
+    pairs fn failing_frame_allocations_are_errors() {
         let frames = &memory().frames;
         let mut failures = 0;
         for successes in 0..60 {
@@ -201,7 +201,7 @@ struct Link {
 
 ktest! {
     /// With the kernel heap used up, calls answer `ENOMEM`; when it is back, they work.
-    fn an_empty_heap_is_an_error() {
+    pairs fn an_empty_heap_is_an_error() {
         let space = AddressSpace::new(memory(), paging::kernel_root()).expect("memory for an address space");
         // The largest block that can be had, again and again, then small ones, until nothing at all is left.
         let mut blocks = [const { None }; 128];

@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use abi::flags::prot;
-use abi::{Errno, PAGE_SIZE};
+use abi::{Counter, Errno, PAGE_SIZE};
 use kernel::arch::{paging, uaccess};
 use kernel::ktest;
 use kernel::ktest::spawn_on;
@@ -78,7 +78,7 @@ fn read(address: u64) -> Result<u64, Errno> {
 ktest! {
     /// One CPU unmaps and maps anew, with the round's number in the new page; the other must never read the number of
     /// a round whose page was gone before it began to read.
-    fn unmapped_pages_are_gone_on_all_cpus() {
+    pairs fn unmapped_pages_are_gone_on_all_cpus() {
         change_while_looking(
             |space, page, round| {
                 space.munmap(page, PAGE_SIZE).expect("a mapped page");
@@ -104,7 +104,7 @@ ktest! {
 
 ktest! {
     /// After `mprotect` has taken the right to write away, no CPU can write.
-    fn write_protection_is_seen_by_all_cpus() {
+    pairs fn write_protection_is_seen_by_all_cpus() {
         static PROTECTED: AtomicBool = AtomicBool::new(false);
         PROTECTED.store(false, Ordering::Relaxed);
         change_while_looking(
@@ -135,7 +135,7 @@ ktest! {
 
 ktest! {
     /// `MADV_DONTNEED` drops the page: the next read of any CPU finds zeros.
-    fn dropped_pages_read_as_zeros_on_all_cpus() {
+    pairs fn dropped_pages_read_as_zeros_on_all_cpus() {
         change_while_looking(
             |space, page, round| {
                 uaccess::copy_out(page, &round.to_le_bytes()).expect("a writable page");
@@ -151,5 +151,69 @@ ktest! {
                 );
             },
         );
+    }
+}
+
+/// Where this CPU maps and unmaps.
+const MINE: u64 = 0x10_0000_0000;
+/// What a leaf table spans.
+const SPAN: u64 = 2 << 20;
+/// Where the other CPU does, at the same time.
+static THEIRS: AtomicU64 = AtomicU64::new(0);
+
+/// Maps two pages at `address`, uses them, and unmaps them: nothing of before may show, and nothing may stay.
+fn live_and_die(space: &AddressSpace<Machine>, address: u64, number: u64) {
+    let request = MapRequest::fixed(address, 2 * PAGE_SIZE, prot::READ | prot::WRITE);
+    assert_eq!(space.mmap(request), Ok(address));
+    for page in [address, address + PAGE_SIZE] {
+        assert_eq!(read(page), Ok(0), "{page:#x} is new");
+        uaccess::copy_out(page, &number.to_le_bytes()).expect("a writable page");
+        assert_eq!(read(page), Ok(number));
+    }
+    space.munmap(address, 2 * PAGE_SIZE).expect("a mapped range");
+    assert_eq!(read(address), Err(Errno::EFAULT), "{address:#x} is gone");
+}
+
+/// Two CPUs map and unmap side by side. How many shootdowns there were, and how many CPUs were interrupted for them.
+fn side_by_side(theirs: u64) -> (u64, u64) {
+    let count = |counter| memory().counters.total(counter);
+    let counts = || (count(Counter::Shootdown), count(Counter::IpiFlush));
+    THEIRS.store(theirs, Ordering::Relaxed);
+    let before = counts();
+    change_while_looking(
+        |space, _, round| {
+            if round == 1 {
+                // It stays, and with it the leaf table that it is in.
+                let request = MapRequest::fixed(theirs + 8 * PAGE_SIZE, PAGE_SIZE, prot::READ | prot::WRITE);
+                space.mmap(request).expect("a mapping");
+            }
+            live_and_die(space, MINE, round);
+        },
+        |_| {
+            // SAFETY: the test lives until this thread has been joined.
+            let space = unsafe { &*SPACE.load(Ordering::Acquire) };
+            let theirs = THEIRS.load(Ordering::Relaxed);
+            // From the second round on it is there.
+            let _ = uaccess::copy_out(theirs + 8 * PAGE_SIZE, &[1]);
+            live_and_die(space, theirs, 7);
+        },
+    );
+    let after = counts();
+    (after.0 - before.0, after.1 - before.1)
+}
+
+ktest! {
+    /// Work in spans of its own concerns no other CPU, though both run one address space, and though page tables come and go.
+    fn private_spans_interrupt_nobody() {
+        assert_eq!(side_by_side(MINE + SPAN), (0, 0));
+        assert_eq!(side_by_side(MINE + (1 << 30)), (0, 0), "nor in a GiB of its own");
+    }
+}
+
+ktest! {
+    /// In one span the processors share a table of translations, and have to be told.
+    fn a_span_in_common_is_flushed_where_it_is_known() {
+        let (shootdowns, interrupts) = side_by_side(MINE + 16 * PAGE_SIZE);
+        assert!(Machine::cpu_count() == 1 || (shootdowns > 0 && interrupts > 0), "{shootdowns} and {interrupts}");
     }
 }

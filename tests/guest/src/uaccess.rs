@@ -9,7 +9,7 @@ use kernel::memory::memory;
 use kernel::platform::Machine;
 use kernel::sched;
 use mm::{AddressSpace, MapRequest};
-use sync::{Abort, UpdateLock, update};
+use sync::{Abort, Counters, UpdateLock, update};
 
 /// Runs `f` inside a new address space.
 fn inside(f: impl FnOnce(&AddressSpace<Machine>)) {
@@ -26,7 +26,7 @@ fn all_refused(address: u64) {
 }
 
 ktest! {
-    fn bad_addresses_give_efault() {
+    pairs fn bad_addresses_give_efault() {
         inside(|space| {
             all_refused(0);
             all_refused(0x1234_5678_9000);
@@ -49,7 +49,7 @@ ktest! {
 }
 
 ktest! {
-    fn rights_decide() {
+    pairs fn rights_decide() {
         inside(|space| {
             let page = space.mmap(MapRequest::anonymous(PAGE_SIZE, prot::READ)).expect("a mapping");
             assert_eq!(uaccess::copy_in(&mut [1; 16], page), Ok(()));
@@ -62,7 +62,7 @@ ktest! {
 
 ktest! {
     /// Copies of every length around a word, across a page boundary, faulting both pages in.
-    fn copies_are_exact_at_every_offset() {
+    pairs fn copies_are_exact_at_every_offset() {
         inside(|space| {
             let rights = prot::READ | prot::WRITE;
             let mut pattern = [0u8; 40];
@@ -85,7 +85,7 @@ ktest! {
 
 ktest! {
     /// A copy that ends in a hole stops there, and says so.
-    fn a_copy_into_a_hole_fails() {
+    pairs fn a_copy_into_a_hole_fails() {
         inside(|space| {
             let rights = prot::READ | prot::WRITE;
             let pages = space.mmap(MapRequest::anonymous(2 * PAGE_SIZE, rights)).expect("a mapping");
@@ -101,7 +101,7 @@ ktest! {
 }
 
 ktest! {
-    fn compare_and_exchange_does_just_that() {
+    pairs fn compare_and_exchange_does_just_that() {
         inside(|space| {
             let page = space.mmap(MapRequest::anonymous(PAGE_SIZE, prot::READ | prot::WRITE)).expect("a mapping");
             assert_eq!(uaccess::compare_exchange_u32(page, 0, u32::MAX), Ok(0));
@@ -119,7 +119,8 @@ ktest! {
         inside(|space| {
             let page = space.mmap(MapRequest::anonymous(PAGE_SIZE, prot::READ | prot::WRITE)).expect("a mapping");
             let lock = UpdateLock::new();
-            let _ = update(&lock, &memory().locks, &memory().counters, |_| {
+            let counters = Counters::new().expect("memory");
+            let _ = update(&lock, &memory().locks, &counters, |_| {
                 uaccess::copy_out(page, &[1]).map_err(Abort::from)
             });
         });

@@ -10,6 +10,7 @@ use tests::{child, launcher, turn};
 
 use crate::Trials;
 
+mod compare;
 mod soak;
 
 /// Adds the launcher's tests.
@@ -25,6 +26,7 @@ pub(crate) fn add(trials: &mut Trials) {
     trials.add("launcher::a_kernel_without_checks_runs", without_checks);
     trials.add("launcher::planted_leak_fails_the_run", planted_leak);
     trials.add("launcher::waits_beyond_the_limit_are_drawn", wait_limit);
+    compare::add(trials);
     soak::add(trials);
 }
 
@@ -80,6 +82,10 @@ fn bad_input() -> Result<()> {
         (vec!["--env".into(), "NAME".into(), hello.clone()], "--env"),
         (vec!["--points".into(), "nowhere=delay:1:1/1".into(), hello.clone()], "nowhere"),
         (vec!["--release".into(), "--points".into(), "seed=1".into(), hello.clone()], "--points"),
+        (vec!["--vma-lock".into(), "slots".into(), hello.clone()], "refcount"),
+        (vec!["--update".into(), "cycles".into(), hello.clone()], "wound-wait"),
+        (words("--vma-lock mm --update wound-wait", &hello), "--update wound-wait"),
+        (words("--vma-lock mm --update cycle", &hello), "under --vma-lock mm a fault holds"),
         (vec!["--no-such-option".into(), hello], "--no-such-option"),
         (vec![], "PROGRAM"),
     ];
@@ -96,6 +102,10 @@ fn bad_input() -> Result<()> {
         ensure!(said.contains(&mentions.to_lowercase()), "{args:?}: {mentions:?} is not mentioned: {err}");
     }
     Ok(())
+}
+
+fn words(options: &str, program: &str) -> Vec<String> {
+    options.split(' ').chain([program]).map(str::to_owned).collect()
 }
 
 /// Compiles a dynamically linked program, where the host's compiler can.
@@ -222,15 +232,17 @@ fn unknown_calls() -> Result<()> {
     Ok(())
 }
 
-/// The kernel that is for measuring.
+/// The kernel that is for measuring. Its boot story says with which locks it runs.
 fn without_checks() -> Result<()> {
-    let finished = launcher::run(&run_args(&["--release"], C("hello"), &[])?, &[])?;
+    let options = ["--release", "--vma-lock", "rwsem", "--update", "cycle", "--log", "info"];
+    let finished = launcher::run(&run_args(&options, C("hello"), &[])?, &[])?;
     ensure!(
         finished.status == 0 && finished.out() == "hello from C\n",
         "status {}: {}",
         finished.status,
         finished.err()
     );
+    ensure!(finished.err().contains("] locks: faults by rwsem, updates by cycle\n"), "{}", finished.err());
     Ok(())
 }
 

@@ -34,11 +34,15 @@ fn runs(finished: &Finished) -> Vec<String> {
 }
 
 fn runs_pass() -> Result<()> {
-    let finished = soak("--runs 2 --seed 11 --only hello --firmware none --timeout 300")?;
+    let finished = soak("--runs 2 --seed 11 --pairs --only hello --firmware none --timeout 300")?;
     let (out, err) = (finished.out(), finished.err());
     ensure!(finished.status == 0, "status {}: {out}{err}", finished.status);
     let runs = runs(&finished);
-    ensure!(runs.len() == 2 && runs[0].starts_with("0xb hello.c "), "{out}");
+    ensure!(runs.len() == 2 && runs[0].starts_with("0xb mm+bulk hello.c "), "{out}");
+    ensure!(runs[1].split(' ').nth(1) == Some("rwsem+bulk"), "{out}");
+    for pair in ["mm+bulk ", "rwsem+bulk "] {
+        ensure!(out.lines().any(|line| line.starts_with(pair)), "no account of {pair}: {out}");
+    }
     ensure!(out.lines().filter(|line| line.ends_with(" s  passed")).count() == 2, "{out}");
     ensure!(out.lines().last().is_some_and(|line| line.starts_with("soak: 2 runs passed in ")), "{out}");
     Ok(())
@@ -121,7 +125,9 @@ fn signal() -> Result<()> {
 }
 
 fn bad_input() -> Result<()> {
-    for (args, mentions) in [("--only nonsense", "churn apart"), ("--runs x", "--runs"), ("--seed x", "--seed")] {
+    for (args, mentions) in
+        [("--only nonsense", "churn apart"), ("--runs x", "--runs"), ("--for x", "--for"), ("--seed x", "--seed")]
+    {
         let finished = soak(args)?;
         ensure!(finished.status == i32::from(status::BAD_INPUT), "{args}: status {}", finished.status);
         ensure!(finished.err().contains(mentions), "{args}: {mentions:?} is not mentioned: {}", finished.err());

@@ -40,6 +40,11 @@ impl Pattern {
         }
     }
 
+    /// Writes the content into a page that may be written, whatever it holds.
+    pub fn overwrite(self, region: &Region, page: usize) {
+        self.indexes().for_each(|index| region.word(page, index).store(self.word(index), Relaxed));
+    }
+
     /// Checks the content. Returns the number of bytes looked at.
     pub fn check(self, region: &Region, page: usize) -> u64 {
         let mut bytes = 0;

@@ -74,6 +74,15 @@ impl Region {
         Ok(Region { start, pages })
     }
 
+    /// `pages` pages from `address` on, which are mapped and have been given up (`std::mem::forget`).
+    ///
+    /// # Safety
+    /// Whoever else takes them too must not unmap them, nor drop the region, as long as this one is used.
+    pub unsafe fn there(address: usize, pages: usize) -> Region {
+        let start = NonNull::new(address as *mut u8).unwrap_or_else(|| crate::wrong(format_args!("a region at 0")));
+        Region { start, pages }
+    }
+
     /// Address of the first byte.
     pub fn address(&self) -> usize {
         self.start.as_ptr() as usize

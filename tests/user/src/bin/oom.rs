@@ -52,22 +52,34 @@ fn maps(count: usize) {
     println!("everything given back, and mapping works");
 }
 
-/// Unmaps everything. A kernel that lists what it will remove before it changes anything may not have the room for the list
-/// of all the mappings; but for a few of them there must be room, or a full memory could never be emptied.
+/// Unmaps everything. A kernel that lists what it will remove before it changes anything may not have the room for a long list
+/// when its memory is full; but for a few mappings there must be room, or a full memory could never be emptied.
 fn give_back(region: Region, count: usize) {
-    const PIECE: usize = 128;
     let (start, end) = (region.address(), region.address() + 2 * count * PAGE);
     match region.unmap() {
         Ok(()) => return,
         Err(Errno(libc::ENOMEM)) => {}
         Err(errno) => user::wrong(format_args!("munmap of {count} mappings failed: {errno}")),
     }
+    // A quarter of a page of list, at most.
+    const PIECE: usize = 32;
     for piece in (start..end).step_by(PIECE * PAGE) {
-        // SAFETY: the region has given its pages up, and nothing else is there.
-        let answer = unsafe { raw::call(libc::SYS_munmap, [piece, (end - piece).min(PIECE * PAGE), 0, 0, 0, 0]) };
-        if let Err(errno) = answer {
-            user::wrong(format_args!("munmap of a few mappings failed: {errno}"));
+        unmap_in_pieces(piece, (end - piece).min(PIECE * PAGE));
+    }
+}
+
+/// Unmaps `len` bytes, a page a mapping, at once or in ever smaller pieces.
+fn unmap_in_pieces(start: usize, len: usize) {
+    const FEW: usize = 4;
+    // SAFETY: the region has given its pages up, and nothing else is there.
+    match unsafe { raw::call(libc::SYS_munmap, [start, len, 0, 0, 0, 0]) } {
+        Ok(_) => {}
+        Err(Errno(libc::ENOMEM)) if len > FEW * PAGE => {
+            let half = len / PAGE / 2 * PAGE;
+            unmap_in_pieces(start, half);
+            unmap_in_pieces(start + half, len - half);
         }
+        Err(errno) => user::wrong(format_args!("munmap of a few mappings failed: {errno}")),
     }
 }
 
