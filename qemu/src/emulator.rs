@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use crate::host::Host;
-use crate::packages;
+use crate::packages::{self, Versions};
 use crate::say::say;
 use crate::workspace;
 
 /// Debian's packages for both.
 pub(crate) const PACKAGES: [&str; 2] = ["qemu-system-x86", "ovmf"];
+
+/// Debian's package of QEMU's tools, which goes with one release of the emulator.
+const TOOLS: &str = "qemu-utils";
 
 /// A release of QEMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,7 +82,7 @@ impl Emulator {
         if missing() && !chosen {
             let _lock = workspace::exclusive("emulator")?;
             if missing()
-                && let Err(why) = packages::install(host, &PACKAGES)
+                && let Err(why) = install(host)
             {
                 say(format_args!("could not install QEMU and its firmware: {why}"));
             }
@@ -92,6 +95,20 @@ impl Emulator {
             }
             (Err(why), _) | (_, Err(why)) => bail!("{why}. On Debian and Ubuntu this mends it:\n  {mend}"),
         }
+    }
+}
+
+/// Installs both. Tools of a newer QEMU, which a backport may have brought, keep the emulator out; they become those of its release.
+fn install(host: &Host) -> Result<(), String> {
+    let first = packages::install(host, &PACKAGES, Versions::Rise);
+    let Err(why) = first else { return first };
+    match (packages::installed(host, TOOLS), packages::candidate(host, PACKAGES[0])) {
+        (Some(have), Some(wanted)) if have != wanted => {
+            say(format_args!("{TOOLS} {have} may keep {} {wanted} out, so that version is taken of both", PACKAGES[0]));
+            let tools = format!("{TOOLS}={wanted}");
+            packages::install(host, &[PACKAGES[0], PACKAGES[1], &tools], Versions::AsAsked)
+        }
+        _ => Err(why),
     }
 }
 
@@ -255,5 +272,29 @@ mod tests {
         );
         let found = Emulator::find_on(&computer.host(&[])).unwrap();
         assert_eq!(found.firmware, Firmware::Whole(computer.path(WHOLE)));
+    }
+
+    #[test]
+    fn tools_of_another_release_do_not_keep_the_emulator_out() {
+        let computer = Imagined::new();
+        computer.script("/usr/bin/id", "echo 0");
+        qemu_of(&computer, "/made/qemu", "7.2.22");
+        computer.script(
+            "/usr/bin/apt-get",
+            "echo \"$@\" >> $ROOT/said\ncase \"$*\" in *--allow-downgrades*) ;; *) exit 100 ;; esac\n\
+             /bin/cp $ROOT/made/qemu $ROOT/usr/bin/qemu-system-x86_64\n\
+             /bin/mkdir -p $ROOT/usr/share/ovmf && : > $ROOT/usr/share/ovmf/OVMF.fd",
+        );
+        computer.script("/usr/bin/apt-cache", "echo \"$2:\"; echo '  Installed: (none)'; echo '  Candidate: 1:7.2+x'");
+        // Without the tools, or with those of that release, they are not what is in the way.
+        computer.script("/usr/bin/dpkg-query", "exit 1");
+        assert!(Emulator::find_on(&computer.host(&[])).is_err());
+        computer.script("/usr/bin/dpkg-query", "echo 'ii  1:7.2+x'");
+        assert!(Emulator::find_on(&computer.host(&[])).is_err());
+        computer.script("/usr/bin/dpkg-query", "echo 'ii  1:10.0'");
+        Emulator::find_on(&computer.host(&[])).unwrap();
+        let said = std::fs::read_to_string(computer.path("said")).unwrap();
+        assert_eq!(said.matches("--allow-downgrades").count(), 1, "{said}");
+        assert!(said.ends_with("--no-remove --allow-downgrades qemu-system-x86 ovmf qemu-utils=1:7.2+x\n"), "{said}");
     }
 }

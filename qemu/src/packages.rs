@@ -16,11 +16,20 @@ pub fn apt_command(packages: &[impl AsRef<str>]) -> String {
     format!("sudo apt-get update && sudo apt-get install --no-install-recommends {packages}")
 }
 
+/// What installing may do to versions that are here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versions {
+    /// They only rise.
+    Rise,
+    /// A package that is asked for with a version gets it, even an older one than it has.
+    AsAsked,
+}
+
 /// Installs Debian packages, and says so first. Never at the cost of removing another one: that is for a person to decide.
 ///
 /// # Errors
 /// Why it could not be done: no apt here, no right to install, or apt failed.
-pub fn install(host: &Host, packages: &[impl AsRef<str>]) -> Result<(), String> {
+pub fn install(host: &Host, packages: &[impl AsRef<str>], versions: Versions) -> Result<(), String> {
     let Some(apt_get) = host.on_path("apt-get") else {
         return Err("this system has no apt-get".into());
     };
@@ -38,6 +47,9 @@ pub fn install(host: &Host, packages: &[impl AsRef<str>]) -> Result<(), String> 
         say("apt-get update reported errors; going on");
     }
     let mut args = vec!["install", "-y", "--no-install-recommends", "--no-remove"];
+    if versions == Versions::AsAsked {
+        args.push("--allow-downgrades");
+    }
     args.extend(packages.iter().map(AsRef::as_ref));
     if apt(&args) { Ok(()) } else { Err(format!("apt-get {} failed", args.join(" "))) }
 }
@@ -61,6 +73,19 @@ fn apt(host: &Host, sudo: Option<&Path>, apt_get: &Path, args: &[&str]) -> bool 
     command.status().is_ok_and(|status| status.success())
 }
 
+/// The version of `package` that would be installed, where there is apt.
+pub fn candidate(host: &Host, package: &str) -> Option<String> {
+    let policy = host.ask(host.on_path("apt-cache")?, &["policy", package])?;
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| version.to_owned())
+}
+
+/// The version of `package` that is installed.
+pub fn installed(host: &Host, package: &str) -> Option<String> {
+    let said = host.ask(host.on_path("dpkg-query")?, &["-W", "-f", "${db:Status-Abbrev} ${Version}", package])?;
+    said.strip_prefix("ii ").map(|version| version.trim().to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,12 +102,12 @@ mod tests {
     #[test]
     fn without_the_right_nothing_is_tried() {
         let computer = Imagined::new();
-        assert!(install(&computer.host(&[]), &["x"]).unwrap_err().contains("no apt-get"));
+        assert!(install(&computer.host(&[]), &["x"], Versions::Rise).unwrap_err().contains("no apt-get"));
         computer.script("/usr/bin/apt-get", ": > $ROOT/ran");
         computer.script("/usr/bin/id", "echo 1000");
-        assert!(install(&computer.host(&[]), &["x"]).unwrap_err().contains("not root"));
+        assert!(install(&computer.host(&[]), &["x"], Versions::Rise).unwrap_err().contains("not root"));
         computer.script("/usr/bin/sudo", "exit 1");
-        assert!(install(&computer.host(&[]), &["x"]).unwrap_err().contains("not root"));
+        assert!(install(&computer.host(&[]), &["x"], Versions::Rise).unwrap_err().contains("not root"));
         assert!(!computer.path("ran").exists());
     }
 
@@ -94,14 +119,18 @@ mod tests {
         let said = |computer: &Imagined| std::fs::read_to_string(computer.path("said")).unwrap();
         let wanted = "noninteractive -q update\n\
             noninteractive -q install -y --no-install-recommends --no-remove a b=1*\n";
-        install(&computer.host(&[]), &["a", "b=1*"]).unwrap();
+        install(&computer.host(&[]), &["a", "b=1*"], Versions::Rise).unwrap();
         assert_eq!(said(&computer), wanted);
         computer.script("/usr/bin/id", "echo 1000");
         computer.script("/usr/bin/env", "exec /usr/bin/env \"$@\"");
         computer.script("/usr/bin/sudo", "shift; [ \"$1\" = true ] || exec \"$@\"");
-        install(&computer.host(&[]), &["a", "b=1*"]).unwrap();
+        install(&computer.host(&[]), &["a", "b=1*"], Versions::Rise).unwrap();
         assert_eq!(said(&computer), wanted.repeat(2));
         computer.script("/usr/bin/apt-get", "exit 100");
-        assert!(install(&computer.host(&[]), &["a"]).unwrap_err().contains("install -y --no-install-recommends"));
+        assert!(
+            install(&computer.host(&[]), &["a"], Versions::Rise)
+                .unwrap_err()
+                .contains("install -y --no-install-recommends")
+        );
     }
 }

@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail};
 pub use self::candidate::{Candidate, Origin};
 pub use self::version::{DEBIAN, Version};
 use crate::host::Host;
-use crate::packages;
+use crate::packages::{self, Versions};
 use crate::say::say;
 use crate::workspace;
 
@@ -296,7 +296,8 @@ impl Choice {
         let _lock = self.lock()?;
         // Another launcher may have installed them while we waited.
         self.of_distribution().or_else(|before| {
-            packages::install(&self.host, &debian_packages()).map_err(|why| format!("{before}; {why}"))?;
+            packages::install(&self.host, &debian_packages(), Versions::Rise)
+                .map_err(|why| format!("{before}; {why}"))?;
             self.of_distribution()
         })
     }
