@@ -136,6 +136,11 @@ impl Pair {
     pub const fn update(self) -> UpdateProtocol {
         self.update
     }
+
+    /// Whether an address space has at most one update transaction at a time: what it has found, no other changes.
+    pub const fn has_one_writer(self) -> bool {
+        matches!(self.update, UpdateProtocol::Bulk)
+    }
 }
 
 /// As `slot+bulk`.

@@ -17,7 +17,7 @@
 use core::ops::Range;
 use core::panic::Location;
 
-use abi::{Counter, Errno, Extreme, UpdateProtocol};
+use abi::{Counter, Errno, Extreme};
 use sync::{Abort, AllocError, Platform, RcuGuard, Settled, Txn, point};
 
 use crate::{
@@ -246,7 +246,7 @@ impl<P: Platform> Edit<'_, P> {
         // SAFETY: in the tree, and the section keeps it there.
         let ours = |item: &Item| txn.has_marked(unsafe { item.value.get() }.lock());
         // Under one writer what we marked is what is there. Else a new VMA may lie where one lay that we had marked.
-        if locks.pair().update() != UpdateProtocol::Bulk && !self.old.iter().all(|(item, _)| ours(item)) {
+        if !locks.pair().has_one_writer() && !self.old.iter().all(|(item, _)| ours(item)) {
             return Err(Abort::Again);
         }
         let come = self.new.iter().filter(|item| is_mapping(item)).count();
@@ -317,6 +317,17 @@ impl<P: Platform> AddressSpace<P> {
         let ns = self.counters.took(Extreme::PublishHold, since_ns, site);
         self.counters.bump(Counter::Publish);
         self.counters.add(Counter::PublishNs, ns);
+    }
+
+    /// Makes sure that every entry in `range` was as `expected` at one moment: a walk without the section is of many.
+    ///
+    /// # Errors
+    /// [`Abort::Again`] if one was not.
+    pub(crate) fn confirm(&self, range: Range<u64>, expected: impl FnMut(Item) -> bool) -> Result<(), Abort> {
+        if range.is_empty() || self.memory.locks.pair().has_one_writer() {
+            return Ok(());
+        }
+        if self.tree.publish().overlapping(range).all(expected) { Ok(()) } else { Err(Abort::Again) }
     }
 
     /// The entries that touch `range` from outside: one that ends where it starts, one that starts where it ends.

@@ -5,7 +5,7 @@
 
 use core::ops::Range;
 
-use abi::{Errno, MMAP_MIN_ADDR, USER_END, UpdateProtocol, flags::map};
+use abi::{Errno, MMAP_MIN_ADDR, USER_END, flags::map};
 use sync::{Abort, Platform, RcuGuard, Txn, primitive::mutant};
 
 use crate::{
@@ -98,7 +98,7 @@ impl<P: Platform> AddressSpace<P> {
     fn highest_gap(&self, guard: &RcuGuard<'_, P>, len: u64, within: Range<u64>) -> Option<u64> {
         let Range { start, end } = within;
         let found = self.tree.find_gap_down(guard, len, start, end);
-        if found.is_some() || self.memory.locks.pair().update() == UpdateProtocol::Bulk {
+        if found.is_some() || self.memory.locks.pair().has_one_writer() {
             return found;
         }
         self.tree.publish().find_gap_down(len, start, end)

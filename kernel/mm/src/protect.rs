@@ -6,7 +6,7 @@
 
 use core::ops::Range;
 
-use abi::{Errno, USER_END, UpdateProtocol, flags::prot};
+use abi::{Errno, USER_END, flags::prot};
 use sync::{Abort, Platform, RcuGuard, Txn, primitive::mutant};
 
 use crate::{
@@ -72,7 +72,9 @@ impl<P: Platform> AddressSpace<P> {
         let change = self.draft_change(txn, &guard, range, Holes::Stop, &|old| Attributes { rights, ..old })?;
         let Some(draft) = change.draft else {
             drop(guard);
-            return self.check_rights(&change.range, rights).map(|()| change.result);
+            // SAFETY: in the tree, and the section keeps it there.
+            let has = |item: Item| unsafe { item.value.get() }.attributes().rights == rights;
+            return self.confirm(change.range, has).map(|()| change.result);
         };
         self.publish_change(txn, guard, draft)?;
         let mut gather = Gather::new(self);
@@ -97,17 +99,6 @@ impl<P: Platform> AddressSpace<P> {
         };
         gather.finish();
         Ok(change.result)
-    }
-
-    /// Makes sure that everything in `range` had `rights` at one moment: a walk without the section is of many.
-    fn check_rights(&self, range: &Range<u64>, rights: Rights) -> Result<(), Abort> {
-        if range.is_empty() || self.memory.locks.pair().update() == UpdateProtocol::Bulk {
-            return Ok(());
-        }
-        let _guard = self.memory.rcu.read();
-        // SAFETY: in the tree, and the section keeps it there.
-        let has = |item: Item| unsafe { item.value.get() }.attributes().rights == rights;
-        if self.tree.publish().overlapping(range.clone()).all(has) { Ok(()) } else { Err(Abort::Again) }
     }
 
     /// Publishes what [`AddressSpace::draft_change`] drafted under `guard`: its VMAs are marked and settled from here on.

@@ -10,7 +10,7 @@
 //! 5. one TLB shootdown; when all have acknowledged, the frames are free; tables wait for a grace period;
 //! 6. the tombstone leaves the tree, and the transaction ends.
 
-use abi::{Errno, USER_END, UpdateProtocol};
+use abi::{Errno, USER_END};
 use sync::{Abort, AllocError, Platform, RcuGuard, Settled, Txn, point};
 
 use crate::{
@@ -57,7 +57,9 @@ impl<P: Platform> AddressSpace<P> {
         guard: RcuGuard<'_, P>,
         range: PageRange,
     ) -> Result<(), Abort> {
-        let Some(burial) = self.draft_burial(txn, &guard, range)? else { return self.check_free(range) };
+        let Some(burial) = self.draft_burial(txn, &guard, range)? else {
+            return self.confirm(range.range(), |_| false);
+        };
         burial.check_count(self)?;
         burial.mark(txn, &guard)?;
         let burial = burial.build(self, txn)?;
@@ -70,16 +72,6 @@ impl<P: Platform> AddressSpace<P> {
         point!(P, "tombstone-clearing");
         clearance.publish(txn, &settled, |_| ()).expect("nobody else touches a live tombstone");
         Ok(())
-    }
-
-    /// Makes sure that the whole range was free at one moment: a walk without the section is of many.
-    fn check_free(&self, range: PageRange) -> Result<(), Abort> {
-        if self.memory.locks.pair().update() == UpdateProtocol::Bulk
-            || self.tree.publish().overlapping(range.range()).next().is_none()
-        {
-            return Ok(());
-        }
-        Err(Abort::Again)
     }
 
     /// A draft that turns `range` into a tombstone and keeps what sticks out of it, or `None` if nothing is mapped there.

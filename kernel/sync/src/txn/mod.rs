@@ -24,7 +24,7 @@ use core::ops::Range;
 use core::panic::Location;
 
 use abi::event::Kind;
-use abi::{Counter, Errno, Extreme, ReadProtocol, UpdateProtocol};
+use abi::{Counter, Errno, Extreme, ReadProtocol};
 
 use crate::order::{self, Class, Mode, NO_RANGE};
 use crate::primitive::{fence_named, mutant};
@@ -164,7 +164,7 @@ impl<'a, P: Platform> Txn<'a, P> {
             return Ok(());
         }
         order::before::<P>(Class::VmaWrite, own.word());
-        if self.locks.pair().update() == UpdateProtocol::Bulk {
+        if self.locks.pair().has_one_writer() {
             lock.set_mark(own);
         } else {
             self.take_mark(lock)?;

@@ -68,16 +68,16 @@ pub fn update_as<P: Platform, T>(
     counters: &Counters<P>,
     mut body: impl FnMut(&mut Txn<'_, P>) -> Result<T, Abort>,
 ) -> Result<T, Errno> {
-    let protocol = locks.pair().update();
     // No closure: the lock's taker is our caller.
-    let writer = if protocol == UpdateProtocol::Bulk { Some(space.write()) } else { None };
+    let writer = if locks.pair().has_one_writer() { Some(space.write()) } else { None };
     if let Some(since_ns) = writer.as_ref().and_then(|writer| writer.waited_since_ns()) {
         counters.took(Extreme::UpdateWait, since_ns, Location::caller());
     }
-    let age = match (protocol, priority) {
+    let age = match priority {
+        Priority::First => 0,
         // Nobody asks.
-        (UpdateProtocol::Bulk, _) | (_, Priority::First) => 0,
-        _ => P::now_ns().max(1),
+        Priority::Age if locks.pair().has_one_writer() => 0,
+        Priority::Age => P::now_ns().max(1),
     };
     loop {
         let mut txn = Txn::begin(space, locks, counters, age);
@@ -124,7 +124,7 @@ fn run<P: Platform, T>(
     txn: &mut Txn<'_, P>,
     body: &mut impl FnMut(&mut Txn<'_, P>) -> Result<T, Abort>,
 ) -> Result<T, Stop> {
-    let many = txn.locks.pair().update() != UpdateProtocol::Bulk;
+    let many = !txn.locks.pair().has_one_writer();
     let mut tried = 0;
     loop {
         while many && let Some(older) = txn.space.heir.0.before(txn.own_mark(), &txn.locks.cells) {
