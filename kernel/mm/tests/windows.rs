@@ -17,7 +17,7 @@ use mm::{
     FaultError, MapRequest, PAGE_SIZE,
     testing::{Machine, Process, User},
 };
-use sync::testing::at_point;
+use sync::testing::{at_point, at_spin};
 
 const RW: u32 = prot::READ | prot::WRITE;
 const BASE: u64 = 0x10_0000_0000;
@@ -154,8 +154,14 @@ fn an_unmapping_waits_for_the_fault_inside() {
             program.run_on(1, |user| at_point("fault-locked", stop, || user.store(BASE, 1)))
         });
         here.recv().unwrap();
-        let unmapper = scope.spawn(move || program.run_on(0, |_| program.space.munmap(BASE, 4 * P)));
-        thread::sleep(PATIENCE);
+        let (waits, waiting) = channel();
+        let wait = move || waits.send(()).unwrap();
+        let unmap = || program.space.munmap(BASE, 4 * P);
+        let unmapper = scope.spawn(move || match one_lock(machine) {
+            true => program.run_on(0, |_| at_point("lock-parking", wait, unmap)),
+            false => program.run_on(0, |_| at_spin(wait, unmap)),
+        });
+        waiting.recv().unwrap();
         assert!(!unmapper.is_finished() && !machine.on_cpu(2, done), "the call went on beside a fault");
         release.send(()).unwrap();
         // The store may win and then lose its page, or come too late: it is not lost in between.

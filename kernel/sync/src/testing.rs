@@ -21,7 +21,7 @@ mod schedules;
 #[cfg(shuttle)]
 pub use self::schedules::{explore, spawn};
 pub use plant::{is_planted, planted};
-pub use point::{at_point, run_seed, shaken};
+pub use point::{at_point, at_spin, run_seed, shaken};
 
 /// How many CPUs [`Host`] has.
 #[cfg(not(any(loom, shuttle)))]
@@ -197,6 +197,7 @@ impl Platform for Host {
     }
 
     fn relax() {
+        point::spin();
         (hooks().relax)();
         host::yield_now();
     }

@@ -1,7 +1,7 @@
 //! Spin lock, wait queue, fair lock, allocation and counters over host threads.
 #![cfg(not(any(loom, shuttle)))]
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
@@ -131,11 +131,21 @@ fn fair_lock_serves_in_order_of_arrival() {
 fn fair_lock_lets_readers_in_together_and_writers_alone() {
     static LOCK: FairRwLock<Host> = FairRwLock::new(Class::Planted);
     let (readers, writers) = (AtomicU64::new(0), AtomicU64::new(0));
-    let both = AtomicBool::new(false);
+    let begun = AtomicU64::new(0);
     thread::scope(|scope| {
         for id in 0..4 {
-            let (readers, writers, both) = (&readers, &writers, &both);
+            let (readers, writers, begun) = (&readers, &writers, &begun);
             scope.spawn(move || {
+                {
+                    // All four are inside together: nobody writes before.
+                    let _guard = LOCK.read();
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    let deadline = in_ms(60_000).unwrap();
+                    while begun.load(Ordering::SeqCst) < 4 {
+                        assert!(Host::now_ns() < deadline, "a reader keeps readers out");
+                        thread::yield_now();
+                    }
+                }
                 for round in 0..2_000 {
                     if (round + id) % 4 == 0 {
                         let _guard = LOCK.write();
@@ -144,9 +154,7 @@ fn fair_lock_lets_readers_in_together_and_writers_alone() {
                         writers.fetch_sub(1, Ordering::SeqCst);
                     } else {
                         let _guard = LOCK.read();
-                        if readers.fetch_add(1, Ordering::SeqCst) > 0 {
-                            both.store(true, Ordering::Relaxed);
-                        }
+                        readers.fetch_add(1, Ordering::SeqCst);
                         thread::yield_now();
                         assert_eq!(writers.load(Ordering::SeqCst), 0);
                         readers.fetch_sub(1, Ordering::SeqCst);
@@ -155,7 +163,6 @@ fn fair_lock_lets_readers_in_together_and_writers_alone() {
             });
         }
     });
-    assert!(both.load(Ordering::Relaxed), "two readers never met");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use abi::{Counter, Pair, ReadProtocol, UpdateProtocol};
 use sync::order::Held;
@@ -305,12 +305,18 @@ fn without_the_resolution_two_wait_for_each_other() {
         while world.count(Counter::TxnWait) < 2 {
             thread::yield_now();
         }
-        // Time enough to back off, for who would.
-        thread::sleep(Duration::from_millis(50));
-        assert_eq!(world.count(Counter::Restart), 0, "{protocol:?}");
+        // Until both say that they sleep: who would back off has done so before.
         let contexts = Two([("a", held[0]), ("b", held[1])]);
-        let graph = Graph { contexts: &contexts, from: held[0], now_ns: Host::now_ns() }.to_string();
-        assert!(graph.contains("a cycle: a -> b -> a"), "{protocol:?}: {graph}");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let graph = Graph { contexts: &contexts, from: held[0], now_ns: Host::now_ns() }.to_string();
+            if graph.contains("a cycle: a -> b -> a") {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{protocol:?}: {graph}");
+            thread::yield_now();
+        }
+        assert_eq!(world.count(Counter::Restart), 0, "{protocol:?}");
     }
 }
 

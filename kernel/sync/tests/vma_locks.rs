@@ -3,10 +3,11 @@
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread;
 
 use abi::{Counter, Errno, Pair, ReadProtocol};
-use sync::testing::{Host, on_cpu, run_seed, shaken, unchecked};
+use sync::testing::{Host, at_point, on_cpu, run_seed, shaken, unchecked};
 use sync::*;
 
 struct World {
@@ -124,12 +125,13 @@ fn settling_waits_for_faults_in_the_marked_ranges_only() {
 
     let inside = AtomicBool::new(true);
     let section = on_cpu(CpuId(1), || world.locks.enter(0x2000)).unwrap();
+    let (send, receive) = mpsc::channel();
     thread::scope(|scope| {
         scope.spawn(|| {
-            world.update(mark).unwrap();
+            at_point("settle-waiting", move || send.send(()).unwrap(), || world.update(mark)).unwrap();
             assert!(!inside.load(Ordering::SeqCst), "settled over a fault");
         });
-        thread::sleep(std::time::Duration::from_millis(20));
+        receive.recv().unwrap();
         inside.store(false, Ordering::SeqCst);
         drop(section);
     });
@@ -265,7 +267,7 @@ fn changes_beside_faults(pair: Pair) {
         rcu.poll();
     };
     thread::scope(|scope| {
-        let (fault, write, stop, rcu) = (&fault, &write, &stop, &rcu);
+        let (fault, write, stop, rcu, served) = (&fault, &write, &stop, &rcu, &served);
         for cpu in 0..FAULTERS {
             scope.spawn(move || {
                 on_cpu(CpuId(cpu), || {
@@ -282,7 +284,15 @@ fn changes_beside_faults(pair: Pair) {
         for cpu in FAULTERS..FAULTERS + WRITERS {
             scope.spawn(move || {
                 on_cpu(CpuId(cpu), || {
-                    shaken(seed, cpu.into(), || (0..500).for_each(write));
+                    let rounds = || {
+                        (0..500).for_each(write);
+                        // On a busy host all this may have been over before any fault began.
+                        let patience = Host::now_ns() + 60_000_000_000;
+                        (500..)
+                            .take_while(|_| served.load(Ordering::Relaxed) == 0 && Host::now_ns() < patience)
+                            .for_each(write);
+                    };
+                    shaken(seed, cpu.into(), rounds);
                     rcu.idle_enter();
                     stop.fetch_add(1, Ordering::Relaxed);
                 })

@@ -160,8 +160,8 @@ fn finds(mistake: Option<&'static str>, roles: fn(&mut Threads), found: fn(&Repo
         roles(&mut threads);
         while !run().over() {
             Machine::park(Some(Machine::now_ns() + 1_000_000));
-            // A run without a writer has no end of its own.
-            if run().report().barriers > UPDATES.load(Ordering::Relaxed) {
+            // A run without a writer has no end of its own. Barriers that do not wait are many before another CPU has begun to read.
+            if run().report().barriers > 50 * UPDATES.load(Ordering::Relaxed) {
                 run().end();
             }
         }

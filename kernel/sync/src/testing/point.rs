@@ -16,6 +16,8 @@ type Plan = (Point, Box<dyn FnOnce()>);
 
 std::thread_local! {
     static PLAN: RefCell<Option<Plan>> = const { RefCell::new(None) };
+    /// What to do when the thread spins.
+    static SPIN_PLAN: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
     /// State of the thread's random numbers; `None`: it never pauses.
     static SHAKEN: Cell<Option<u64>> = const { Cell::new(None) };
 }
@@ -28,6 +30,18 @@ pub fn at_point<R>(name: &'static str, act: impl FnOnce() + 'static, body: impl 
     PLAN.set(Some((Point::named(name), Box::new(act))));
     let result = body();
     assert!(PLAN.take().is_none(), "{name} was not passed");
+    result
+}
+
+/// Runs `body`; the first time that this thread spins inside it ([`Platform::relax`](crate::Platform::relax)), because what it waits
+/// for has not happened, `act` runs.
+///
+/// # Panics
+/// If the thread never spun: the test would test nothing.
+pub fn at_spin<R>(act: impl FnOnce() + 'static, body: impl FnOnce() -> R) -> R {
+    SPIN_PLAN.set(Some(Box::new(act)));
+    let result = body();
+    assert!(SPIN_PLAN.take().is_none(), "nothing was waited for");
     result
 }
 
@@ -56,6 +70,13 @@ pub fn run_seed() -> u64 {
     };
     println!("TESSERA_SEED={seed}");
     seed
+}
+
+/// A thread spins.
+pub(super) fn spin() {
+    if let Some(act) = SPIN_PLAN.take() {
+        act();
+    }
 }
 
 /// A thread passes `point`.
