@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use qemu::host::Host;
+use qemu::packages::Versions;
 use qemu::toolchain::{Candidate, Origin, Version, debian_packages};
 use tests::child::{self, Finished};
 use tests::{launcher, turn};
@@ -103,7 +104,7 @@ fn rehearse_no_rustup() -> Result<()> {
     let newcomer = Newcomer::new()?;
     if Candidate::of_distribution(&Host::here(), pinned()?).is_err() {
         // What the README tells such a person to type.
-        qemu::packages::install(&Host::here(), &debian_packages()).map_err(anyhow::Error::msg)?;
+        qemu::packages::install(&Host::here(), &debian_packages(), Versions::Rise).map_err(anyhow::Error::msg)?;
     }
     newcomer.rehearse(Path::new("/usr/bin/cargo"), "/usr/bin:/bin".into(), &[], "rustup: ")
 }
