@@ -51,6 +51,7 @@ fn change_while_looking(change: impl Fn(&AddressSpace<Machine>, u64, u64), look:
                 while !STOP.load(Ordering::Relaxed) {
                     look(PAGE.load(Ordering::Relaxed));
                     SEEN.store(ROUND.load(Ordering::Acquire), Ordering::Release);
+                    memory().rcu.quiescent();
                 }
             });
         },
@@ -62,6 +63,8 @@ fn change_while_looking(change: impl Fn(&AddressSpace<Machine>, u64, u64), look:
             ROUND.store(round, Ordering::Release);
             // So that the other CPU has a fresh translation to lose in each round.
             while SEEN.load(Ordering::Acquire) < round {
+                // The other CPU's call may wait for a grace period: it gets no memory while all that was freed is deferred.
+                memory().rcu.quiescent();
                 Machine::relax();
             }
         }
