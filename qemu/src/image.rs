@@ -214,6 +214,8 @@ fn forget_old(dir: &Path, name: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn hash(bytes: &[u8]) -> u64 {
@@ -243,9 +245,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for index in 0..KEPT + 3 {
             for extension in ["img", "elf", "loader"] {
-                fs::write(dir.path().join(format!("kernel-{index:02}.{extension}")), "").unwrap();
+                let file = fs::File::create(dir.path().join(format!("kernel-{index:02}.{extension}"))).unwrap();
+                file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(index as u64)).unwrap();
             }
-            std::thread::sleep(std::time::Duration::from_millis(5));
         }
         fs::write(dir.path().join("guest-00.img"), "").unwrap();
         forget_old(dir.path(), "kernel");

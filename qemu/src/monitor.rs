@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 /// Longest wait for one answer: QEMU answers at once, or is stuck itself.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why the machine stopped by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -211,7 +211,7 @@ impl Session {
         on: &mut impl FnMut(Event<'_>) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
         while self.closed < SOURCES {
-            let Ok(message) = told.recv_timeout(Duration::from_secs(2)) else { break };
+            let Ok(message) = told.recv_timeout(Duration::from_secs(10)) else { break };
             self.take(message, on)?;
         }
         Ok(())
@@ -272,7 +272,7 @@ fn watch(listener: &UnixListener, tell: &Sender<Message>) {
     if listener.set_nonblocking(true).is_err() {
         return;
     }
-    let mut patience = 2000;
+    let mut patience = 12_000;
     let stream = loop {
         match listener.accept() {
             Ok((stream, _)) => break stream,

@@ -120,7 +120,11 @@ fn signal() -> Result<()> {
         rest.last().is_some_and(|line| line.starts_with("soak: ") && line.contains(" runs passed in ")),
         "{rest:?}"
     );
-    ensure!(!started.iter().any(|id| launcher::runs(*id)), "an emulator is still there");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while let Some(left) = started.iter().find(|id| launcher::runs(**id)) {
+        ensure!(Instant::now() < deadline, "process {left} is still there");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     Ok(())
 }
 

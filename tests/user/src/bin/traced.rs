@@ -14,6 +14,11 @@ use user::region::{PAGE, Place, Region, Rights};
 /// Longer than a grace period takes on an idle CPU.
 const GRACE: Duration = Duration::from_millis(50);
 
+/// Sleeps until what was deferred is free. Several times: a busy host may give the machine no time while it sleeps.
+fn let_go() {
+    (0..4).for_each(|_| std::thread::sleep(GRACE));
+}
+
 fn main() {
     let what = std::env::args().nth(1).unwrap_or_default();
     let region = Region::map(Place::Anywhere, 8, Rights::None);
@@ -24,7 +29,7 @@ fn main() {
         touch(region.address() + page * PAGE); // the page table, and the frames' cache
     }
     marker::arm();
-    std::thread::sleep(GRACE);
+    let_go();
     match &*what {
         "fault" => {
             marker::begin::<1>();
@@ -33,7 +38,7 @@ fn main() {
         }
         "munmap" => {
             unmap(region.address() + PAGE, 6 * PAGE);
-            std::thread::sleep(GRACE);
+            let_go();
             marker::end::<1>();
         }
         _ => user::wrong(format_args!("fault or munmap?")),
