@@ -16,6 +16,10 @@ use mm::{
 };
 use sync::testing::{planted, run_seed, shaken};
 
+mod random;
+
+use random::Random;
+
 const RW: u32 = prot::READ | prot::WRITE;
 const CPUS: u32 = 4;
 const P: u64 = PAGE_SIZE;
@@ -26,18 +30,6 @@ const CHUNKS: u64 = 6;
 /// Touched by all.
 const SHARED: u64 = BASE + 4096 * P;
 const SHARED_PAGES: u64 = 8;
-
-/// A small random number generator: xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % limit
-    }
-}
 
 /// What a CPU knows of one of its pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +75,7 @@ impl Worker<'_> {
                 self.pages[range].fill(None);
             }
             3 => {
-                let prot = [prot::NONE, prot::READ, RW][self.random.below(3) as usize];
+                let prot = self.random.one_of(&[prot::NONE, prot::READ, RW]);
                 let whole = self.pages[range.clone()].iter().all(Option::is_some);
                 assert_eq!(space.mprotect(addr, len, prot).is_ok(), whole);
                 for page in self.pages[range].iter_mut().map_while(Option::as_mut) {
@@ -203,7 +195,7 @@ fn four_cpus_share_an_address_space() {
             scope.spawn(move || {
                 let cpu_seed = u64::from(cpu) + 1;
                 process.run_on(cpu, |user| {
-                    let random = Random(seed.rotate_left(7) ^ 0x9e37_79b9_7f4a_7c15 ^ cpu_seed);
+                    let random = Random::new(seed.rotate_left(7) ^ cpu_seed);
                     let pages = [None; (CHUNK * CHUNKS) as usize];
                     let mut worker = Worker { process, user, cpu: u64::from(cpu), random, pages };
                     let mut rounds = || (0..rounds()).for_each(|_| worker.step());

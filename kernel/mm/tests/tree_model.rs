@@ -9,6 +9,10 @@ use proptest::prelude::*;
 use sync::testing::Host;
 use sync::{Platform, Rcu};
 
+mod random;
+
+use random::Random;
+
 type Tree = RangeTree<Host, u64>;
 
 /// Addresses below this are in play: few enough for ranges to meet, and for trees of three levels.
@@ -183,23 +187,6 @@ proptest! {
     }
 }
 
-/// Numbers that look random and are the same every time (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
 /// Ranges of one or two units at four-unit distances, in this order.
 fn insert_all(tree: &Tree, reserve: &mut Reserve<u64>, model: &mut Model, order: &[u64]) {
     for &index in order {
@@ -223,7 +210,7 @@ fn a_large_tree_grows_and_shrinks_back_to_nothing() {
     const COUNT: u64 = 12_000;
     let rcu = new_rcu();
     let tree = Tree::new(rcu);
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let mut reserve = Reserve::new();
     let mut model = Model::default();
     insert_all(&tree, &mut reserve, &mut model, &shuffled(COUNT, &mut random));

@@ -14,6 +14,10 @@ use mm::tree::{Entry, RangeTree, Reserve};
 use sync::testing::{Host, on_cpu, run_seed, shaken};
 use sync::{CpuId, Rcu, RcuHead};
 
+mod random;
+
+use random::Random;
+
 const REGION: Range<u64> = 1_000_000..1_004_096;
 const READERS: u32 = 3;
 const TIME: Duration = Duration::from_millis(2500);
@@ -75,17 +79,6 @@ unsafe fn free(head: NonNull<RcuHead>) {
     FREED_OBJECTS.fetch_add(1, Ordering::Relaxed);
 }
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
-
 /// Ranges that cover the region, at most `count`.
 fn cover(random: &mut Random, count: u64, generation: u64) -> Vec<Entry<Value>> {
     let mut cuts: Vec<u64> =
@@ -141,7 +134,7 @@ fn done(thread: u32) {
 
 /// Looks the region up in every way until told to stop.
 fn read(tree: &Tree, rcu: &Rcu<Host>, stop: &AtomicBool, thread: u32) {
-    let mut random = Random(u64::from(thread) + 11);
+    let mut random = Random::new(u64::from(thread) + 11);
     let mut newest = 0;
     while !stop.load(Ordering::Relaxed) {
         {
@@ -185,12 +178,12 @@ fn read(tree: &Tree, rcu: &Rcu<Host>, stop: &AtomicBool, thread: u32) {
 
 /// Replaces the region until told to stop.
 fn rewrite(tree: &Tree, rcu: &Rcu<Host>, stop: &AtomicBool, thread: u32) {
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     let mut reserve = Reserve::new();
     let mut generation = 0;
     while !stop.load(Ordering::Relaxed) {
         generation += 1;
-        let count = [1, 2, 7, 10, 11, 60, 200][random.below(7) as usize];
+        let count = random.one_of(&[1, 2, 7, 10, 11, 60, 200]);
         let with = cover(&mut random, count, generation);
         replace(tree, rcu, &mut reserve, REGION, &with);
         done(thread);
@@ -199,12 +192,12 @@ fn rewrite(tree: &Tree, rcu: &Rcu<Host>, stop: &AtomicBool, thread: u32) {
 
 /// Fills and empties the address space on both sides of the region until told to stop.
 fn surround(tree: &Tree, rcu: &Rcu<Host>, stop: &AtomicBool, thread: u32) {
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     let mut reserve = Reserve::new();
     while !stop.load(Ordering::Relaxed) {
         let side = if random.below(2) == 0 { 10..REGION.start } else { REGION.end..2 * REGION.end };
         let first = side.start + random.below(800) * 1000;
-        let count = [0, 1, 3, 30, 300][random.below(5) as usize];
+        let count = random.one_of(&[0, 1, 3, 30, 300]);
         let step = 1 + random.below(30);
         let with: Vec<_> = (0..count)
             .map(|n| first + n * step)

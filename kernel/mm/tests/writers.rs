@@ -27,6 +27,10 @@ use mm::{
 };
 use sync::testing::{run_seed, shaken};
 
+mod random;
+
+use random::Random;
+
 const RW: u32 = prot::READ | prot::WRITE;
 const CPUS: u64 = 4;
 const P: u64 = PAGE_SIZE;
@@ -34,22 +38,6 @@ const P: u64 = PAGE_SIZE;
 const TABLE: u64 = 512 * P;
 /// A few pages below the end of a page table, and of a directory.
 const BASE: u64 = 0x10_4000_0000 - 6 * P;
-
-/// A small random number generator: xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % limit
-    }
-
-    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-}
 
 /// One CPU of the program.
 struct Worker<'a> {
@@ -94,7 +82,7 @@ fn play(prepare: impl FnOnce(&Process), part: impl Fn(&mut Worker<'_>) + Sync) {
             scope.spawn(move || {
                 let _left = Left(meeting);
                 process.run_on(cpu as u32, |user| {
-                    let random = Random(seed.rotate_left(9) ^ 0x9e37_79b9_7f4a_7c15 ^ cpu);
+                    let random = Random::new(seed.rotate_left(9) ^ cpu);
                     let mut worker = Worker { process, user, cpu, random, meeting };
                     shaken(seed, cpu + 1, || part(&mut worker));
                 });
