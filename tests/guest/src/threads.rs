@@ -134,7 +134,7 @@ ktest! {
                 USED.fetch_or(Machine::cpu().bit().0, Ordering::Relaxed);
                 AT_WORK.fetch_add(1, Ordering::Relaxed);
                 // Nobody leaves before there is one at work for each CPU: this ends only if every CPU has taken one.
-                let until = Machine::now_ns() + 30_000_000_000;
+                let until = Machine::now_ns() + 120_000_000_000;
                 while u64::from(AT_WORK.load(Ordering::Relaxed)) < cpus {
                     assert!(Machine::now_ns() < until, "CPUs at work: {:#x}", USED.load(Ordering::Relaxed));
                     Machine::relax();
